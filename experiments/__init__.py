@@ -1,0 +1,1 @@
+"""What people measured, and who may see it."""

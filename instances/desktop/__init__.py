@@ -1,0 +1,1 @@
+"""The desktop: from a ticket to pixels. A leaf: it decides nothing and knows only grants."""

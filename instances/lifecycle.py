@@ -1,0 +1,140 @@
+"""The life of a machine as data: what is wanted, what is seen, and the one next step. Pure.
+
+`decide` is total: every combination of wish and sight has a step, so a machine can never be in a situation nobody
+thought of. `state_of` is the one word people see; it is derived, and stored only to be searched.
+"""
+
+from enum import StrEnum
+
+
+class Wanted(StrEnum):
+    """What the person wants."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+class Seen(StrEnum):
+    """What was last seen in the cloud."""
+
+    ABSENT = "absent"  #: no server carries our name and tag
+    BUILDING = "building"  #: the cloud is making it
+    BOOTING = "booting"  #: the server runs, its desktop does not answer yet
+    READY = "ready"  #: the desktop answers
+    STOPPED = "stopped"  #: the server is shut off
+    FAILED = "failed"  #: the cloud says ERROR
+    UNKNOWN = "unknown"  #: the cloud did not answer, or said something we do not know: never a reason to act
+
+
+class State(StrEnum):
+    """The one word for a machine."""
+
+    BUILDING = "building"
+    STARTING = "starting"
+    ACTIVE = "active"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    REBOOTING = "rebooting"
+    DELETING = "deleting"
+    DELETED = "deleted"
+    ERROR = "error"
+    GONE = "gone"
+
+
+class Step(StrEnum):
+    """The one thing to do next."""
+
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    REBOOT = "reboot"
+    DELETE = "delete"
+    WAIT = "wait"  #: on the way; look again soon
+    REST = "rest"  #: as wanted; look again later
+    FAIL = "fail"  #: say why, and let the person choose
+    MARK_GONE = "mark_gone"  #: it had a server and the cloud has none any more
+    FORGET = "forget"  #: deletion is complete
+
+
+class Permission(StrEnum):
+    """What somebody may do with a machine."""
+
+    SEE = "see"
+    CONNECT = "connect"
+    OPERATE = "operate"  #: start, stop, reboot
+    DELETE = "delete"
+
+
+class Holder(StrEnum):
+    """What somebody is to a machine."""
+
+    OWNER = "owner"
+    SUPPORT = "support"
+    NOBODY = "nobody"
+
+
+PERMISSIONS: dict[Holder, frozenset[Permission]] = {
+    Holder.OWNER: frozenset(Permission),
+    # Support sees what it is responsible for; entering somebody's desktop needs a knock, which is not built yet.
+    Holder.SUPPORT: frozenset({Permission.SEE, Permission.OPERATE}),
+    Holder.NOBODY: frozenset(),
+}
+
+
+def may(holder: Holder, permission: Permission) -> bool:
+    """Whether `holder` has `permission`."""
+    return permission in PERMISSIONS[holder]
+
+
+def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboot: bool = False) -> Step:
+    """The one next step.
+
+    `had_server`: the cloud once showed a server for this machine. `overdue`: the current step has passed its deadline.
+    `reboot`: the person asked for one that has not been sent yet.
+    """
+    if seen is Seen.UNKNOWN:
+        # Unreachable is not absent: never fail, create or delete on silence.
+        return Step.WAIT
+    if wanted is Wanted.DELETED:
+        return Step.FORGET if seen is Seen.ABSENT else Step.DELETE
+    if seen is Seen.ABSENT:
+        if had_server:
+            return Step.MARK_GONE
+        return Step.FAIL if overdue else Step.CREATE
+    if seen is Seen.FAILED:
+        return Step.FAIL
+    if wanted is Wanted.STOPPED:
+        if seen is Seen.STOPPED:
+            return Step.REST
+        if seen is Seen.BUILDING:
+            return Step.FAIL if overdue else Step.WAIT
+        return Step.FAIL if overdue else Step.STOP
+    if seen is Seen.STOPPED:
+        return Step.FAIL if overdue else Step.START
+    if reboot and seen in {Seen.BOOTING, Seen.READY}:
+        return Step.REBOOT
+    if seen is Seen.READY:
+        return Step.REST
+    return Step.FAIL if overdue else Step.WAIT
+
+
+def state_of(wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool) -> State:
+    """The one word people see.
+
+    `failed`: a step failed for good. `gone`: the server ended outside. `rebooting`: a reboot was asked for and the
+    desktop has not answered since.
+    """
+    if wanted is Wanted.DELETED:
+        return State.DELETED if gone or seen is Seen.ABSENT else State.DELETING
+    if gone:
+        return State.GONE
+    if failed:
+        return State.ERROR
+    if wanted is Wanted.STOPPED:
+        return State.STOPPED if seen is Seen.STOPPED else State.STOPPING
+    if seen is Seen.READY:
+        return State.REBOOTING if rebooting else State.ACTIVE
+    if seen in {Seen.BOOTING, Seen.STOPPED}:
+        return State.REBOOTING if rebooting else State.STARTING
+    return State.BUILDING

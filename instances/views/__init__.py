@@ -1,0 +1,1 @@
+"""Pages about machines, one file per page."""

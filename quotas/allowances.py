@@ -1,0 +1,128 @@
+"""Reserve and give back. The only writer of `Allowance` and `Reservation`.
+
+A wanted machine counts at once: `reserve` runs inside the transaction that accepts the launch. Two launches at the
+same moment meet at one conditional UPDATE of one row, so that no interleaving can overshoot.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from quotas.arithmetic import DIMENSIONS, Resources, Shortfall, shortfalls
+from quotas.entitlement import Subject, limit_for
+from quotas.models import Allowance, Limit, Reservation
+from visa.errors import Refusal
+
+
+class QuotaExceeded(Refusal):
+    """The person's allowance does not hold what was asked; `detail["shortfalls"]` has the numbers."""
+
+    code: ClassVar[str] = "quota_exceeded"
+    status: ClassVar[int] = 409
+    title: ClassVar[str] = "Your allowance does not hold this"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a person may have and has now."""
+
+    limit: Resources
+    used: Resources
+
+    def after(self, asked: Resources) -> "Standing":
+        return Standing(limit=self.limit, used=self.used + asked)
+
+    def shortfalls(self, asked: Resources) -> tuple[Shortfall, ...]:
+        return shortfalls(asked, limit=self.limit, used=self.used)
+
+
+def limits_of(subject: Subject) -> Resources:
+    """What the person may have at once, by the limits as they stand at this moment. No row means nothing."""
+    everyone = Resources()
+    roles: dict[str, Resources] = {}
+    people: dict[str, Resources] = {}
+    for limit in Limit.objects.all():
+        if limit.kind == Limit.Kind.EVERYONE:
+            everyone = limit.resources
+        elif limit.kind == Limit.Kind.ROLE:
+            roles[limit.key] = limit.resources
+        else:
+            people[limit.key] = limit.resources
+    return limit_for(subject, everyone=everyone, roles=roles, people=people)
+
+
+def standing_of(subject: Subject) -> Standing:
+    """Limit and use of one person, for pages and refusals."""
+    row = Allowance.objects.filter(person=subject.person).first()
+    return Standing(limit=limits_of(subject), used=row.used if row else Resources())
+
+
+def reserve(asked: Resources, *, holder: UUID, subject: Subject) -> None:
+    """Takes `asked` from the person's allowance for `holder`. Raises QuotaExceeded with the numbers.
+
+    Runs inside the caller's transaction: whatever fails later gives it back.
+    """
+    limit = limits_of(subject)
+    Allowance.objects.bulk_create([Allowance(person=subject.person)], ignore_conflicts=True)
+    fits = {
+        f"{name}__lte": getattr(limit, name) - getattr(asked, name) for name in DIMENSIONS if getattr(asked, name) > 0
+    }
+    take = {name: F(name) + getattr(asked, name) for name in DIMENSIONS}
+    with transaction.atomic():
+        if not Allowance.objects.filter(person=subject.person, **fits).update(**take):
+            raise refusal(standing_of(subject), asked)
+        Reservation.objects.create(
+            holder=holder, person=subject.person, **{name: getattr(asked, name) for name in DIMENSIONS}
+        )
+
+
+def release(holder: UUID) -> None:
+    """Gives back what `holder` has reserved; nothing happens the second time."""
+    with transaction.atomic():
+        reservation = Reservation.objects.select_for_update().filter(holder=holder).first()
+        if reservation is None:
+            return
+        give = {name: F(name) - getattr(reservation, name) for name in DIMENSIONS}
+        Allowance.objects.filter(person=reservation.person).update(**give)
+        reservation.delete()
+
+
+def amount(dimension: str, number: int) -> str:
+    """A number of one dimension in words: "8 cores", "16 GiB of memory"."""
+    if dimension == "machines":
+        return ngettext("%(n)s machine", "%(n)s machines", number) % {"n": number}
+    if dimension == "cores":
+        return ngettext("%(n)s core", "%(n)s cores", number) % {"n": number}
+    if dimension == "gpus":
+        return ngettext("%(n)s GPU", "%(n)s GPUs", number) % {"n": number}
+    return _("%(n)s GiB of memory") % {"n": f"{number / 1024:.4g}"}
+
+
+def refusal(standing: Standing, asked: Resources) -> QuotaExceeded:
+    """The refusal for what does not fit: what was asked, what is left, and a way out."""
+    short = standing.shortfalls(asked)
+    sentences = [
+        _("This asks for %(asked)s; %(left)s of your %(limit)s left.")
+        % {
+            "asked": amount(one.dimension, one.asked),
+            "left": _("none") if one.left == 0 else amount(one.dimension, one.left),
+            "limit": amount(one.dimension, one.limit),
+        }
+        for one in short
+    ]
+    return QuotaExceeded(
+        " ".join(sentences) or _("Your allowance was used up a moment ago."),
+        way_out=_("Choose a smaller size, or delete a machine you no longer need. An administrator can raise your limit."),
+        field="flavour",
+        detail={
+            "shortfalls": [
+                {"dimension": one.dimension, "asked": one.asked, "limit": one.limit, "used": one.used, "left": one.left}
+                for one in short
+            ]
+        },
+    )

@@ -1,0 +1,60 @@
+"""Refusals: what a person asked for and does not get, with the reason in words and in numbers.
+
+Pure. A refusal is an answer, not a failure: the rooms below raise one, `visa.responses` turns it into a page or JSON,
+and nothing else renders it. Anything that is not a Refusal is a fault of ours and is logged as one.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class Refusal(Exception):
+    """A no, as an answer.
+
+    `code` is stable and machine-readable, `status` is the HTTP status, `str(refusal)` is one sentence for the person,
+    `way_out` one sentence saying what would work instead, and `detail` holds the numbers (JSON values only).
+    `field` names the input at fault, where there is one.
+    """
+
+    code: ClassVar[str] = "refused"
+    status: ClassVar[int] = 409
+    title: ClassVar[str] = "That did not work"
+
+    def __init__(
+        self, message: str, *, way_out: str = "", field: str = "", detail: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.way_out = way_out
+        self.field = field
+        self.detail: dict[str, object] = dict(detail or {})
+
+
+class NotFound(Refusal):
+    """There is no such thing, or none that this person may know of: both look the same."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class NotAllowed(Refusal):
+    """The person may see it, but not do this."""
+
+    code, status, title = "not_allowed", 403, "Not allowed"
+
+
+class Invalid(Refusal):
+    """The input cannot be understood; `field` says which part."""
+
+    code, status, title = "invalid", 400, "We could not read that"
+
+
+class Conflict(Refusal):
+    """It cannot be done in the state things are in now."""
+
+    code, status, title = "conflict", 409, "Not possible right now"
+
+
+class Unavailable(Refusal):
+    """A neighbour we need does not answer; trying again later is the way out."""
+
+    code, status, title = "unavailable", 503, "Not available right now"

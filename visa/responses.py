@@ -1,0 +1,96 @@
+"""A Refusal becomes JSON or a page here, and nowhere else."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_exception_handler
+
+from visa.errors import NotAllowed, NotFound, Refusal
+
+log = logging.getLogger(__name__)
+
+
+def site(request: HttpRequest) -> dict[str, object]:
+    """What every template may say of this site."""
+    return {"site": settings.SITE}
+
+
+def body_of(refusal: Refusal) -> dict[str, object]:
+    """A refusal as the API tells it: `{"code", "message", "way_out", "field", "detail"}`."""
+    return {
+        "code": refusal.code,
+        "message": refusal.message,
+        "way_out": refusal.way_out,
+        "field": refusal.field,
+        "detail": refusal.detail,
+    }
+
+
+def refuse(request: HttpRequest, refusal: Refusal) -> HttpResponse:
+    """A refusal as a page, or as JSON below /api/."""
+    if request.path.startswith("/api/"):
+        return JsonResponse(body_of(refusal), status=refusal.status)
+    return render(request, "refusal.html", {"refusal": refusal}, status=refusal.status)
+
+
+class RefusalMiddleware:
+    """Renders refusals raised in views."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return refuse(request, exception) if isinstance(exception, Refusal) else None
+
+
+def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
+    """REST framework's own errors and ours in the one shape of `body_of`."""
+    if isinstance(exception, Refusal):
+        return Response(body_of(exception), status=exception.status)
+    response = drf_exception_handler(exception, context)
+    if response is None:
+        return None
+    code, message, detail = "refused", "", {}
+    if isinstance(exception, exceptions.ValidationError):
+        code, message = "invalid", _("Some fields were not understood.")
+        detail = {"fields": response.data}
+    elif isinstance(exception, Http404):
+        code, message = "not_found", _("There is no such thing here.")
+    elif isinstance(exception, exceptions.APIException):
+        code, message = str(exception.get_codes()), str(exception.detail)
+    response.data = {"code": code, "message": message, "way_out": "", "field": "", "detail": detail}
+    return response
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form that did not come from our own page, or from one left open too long."""
+    message = _("This form was not sent from an open page of ours.")
+    way_out = _("Go back, load the page again and send it once more. Nothing was changed.")
+    return refuse(request, NotAllowed(message, way_out=way_out))
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """No such address."""
+    message = _("There is no page at this address.")
+    return refuse(request, NotFound(message, way_out=_("Start from the home page, or check the link.")))
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """A fault of ours. The page names a number that stands in the log too, and nothing else."""
+    number = secrets.token_hex(4)
+    log.error("page of server error %s shown for %s", number, request.path[:200])
+    body = {"code": "fault", "message": _("Something went wrong on our side."), "way_out": "", "field": "", "detail": {"number": number}}
+    if request.path.startswith("/api/"):
+        return JsonResponse(body, status=500)
+    return render(request, "500.html", {"number": number}, status=500)

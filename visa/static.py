@@ -1,0 +1,9 @@
+"""Static files with hashed names, ES modules included, so that they can be cached for ever."""
+
+from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
+
+
+class ModuleStorage(ManifestStaticFilesStorage):
+    """Rewrites the imports of ES modules to hashed names too (Django ticket 16698, off by default)."""
+
+    support_js_module_import_aggregation = True
