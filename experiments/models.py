@@ -1,6 +1,6 @@
 """What people measured: facilities, instruments, experiments with their teams, and datasets with their DOIs.
 
-Rows come from imports (`experiments.actions`); a few site decisions (trust in a source, overrides) from the admin. People
+Rows come from imports (`experiments.actions`); a few site decisions (trust in a source, rulings) from the admin. People
 are named as (issuer, subject) or (issuer, voperson_id) in text, because a team is imported before its members first sign
 in. Who may see what is asked in `experiments.access`, nowhere else.
 """
@@ -32,7 +32,9 @@ class Source(models.Model):
     trusts_flags = models.BooleanField(
         _("flags are trusted to open data"),
         default=False,
-        help_text=_("Whether “is public” of this source is a decision of the facility, and not a default of its software."),
+        help_text=_(
+            "Whether “is public” of this source is a decision of the facility, and not a default of its software."
+        ),
     )
     imported_at = models.DateTimeField(null=True, blank=True)
 
@@ -202,7 +204,7 @@ class Dataset(models.Model):
         SOFTWARE = "software", _("software")
         OTHER = "other", _("something else")
 
-    class Override(models.TextChoices):
+    class Ruling(models.TextChoices):
         OPEN = "open", _("open")
         CLOSED = "closed", _("closed")
 
@@ -217,23 +219,23 @@ class Dataset(models.Model):
     publication_year = models.PositiveSmallIntegerField(null=True, blank=True)
     licence = models.CharField(max_length=200, blank=True)
     facility = models.ForeignKey(Facility, on_delete=models.PROTECT, related_name="datasets")
-    instrument = models.ForeignKey(
-        Instrument, on_delete=models.PROTECT, related_name="datasets", null=True, blank=True
-    )
-    experiment = models.ForeignKey(
-        Experiment, on_delete=models.PROTECT, related_name="datasets", null=True, blank=True
-    )
+    instrument = models.ForeignKey(Instrument, on_delete=models.PROTECT, related_name="datasets", null=True, blank=True)
+    experiment = models.ForeignKey(Experiment, on_delete=models.PROTECT, related_name="datasets", null=True, blank=True)
     techniques = models.ManyToManyField(Technique, related_name="datasets", blank=True)
     size_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     files = models.PositiveIntegerField(null=True, blank=True)
     path = models.CharField(
-        max_length=1000, blank=True, help_text=_("Below the site's storage, relative. Empty: the data are held elsewhere.")
+        max_length=1000,
+        blank=True,
+        help_text=_("Below the site's storage, relative. Empty: the data are held elsewhere."),
     )
     landing_url = models.URLField(max_length=1000, blank=True)
     contact = models.CharField(max_length=300, blank=True, help_text=_("Whom to ask; empty: the facility's contact."))
     metadata_public = models.BooleanField(
         default=False,
-        help_text=_("Whether strangers may read the description while the data are closed. Else it looks unknown to them."),
+        help_text=_(
+            "Whether strangers may read the description while the data are closed. Else it looks unknown to them."
+        ),
     )
 
     # What the source says about openness, as it said it.
@@ -245,12 +247,12 @@ class Dataset(models.Model):
     harvested_at = models.DateTimeField()
 
     # What this site says about it.
-    override = models.CharField(max_length=10, choices=Override, blank=True)
-    override_reason = models.CharField(max_length=500, blank=True)
-    override_by = models.ForeignKey(
+    ruling = models.CharField(max_length=10, choices=Ruling, blank=True)
+    ruling_reason = models.CharField(max_length=500, blank=True)
+    ruling_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, blank=True, related_name="+", editable=False
     )
-    override_at = models.DateTimeField(null=True, blank=True, editable=False)
+    ruling_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     # Derived: see `judge`.
     opens_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -274,8 +276,8 @@ class Dataset(models.Model):
                 name="dataset_path_stays_below",
             ),
             models.CheckConstraint(
-                condition=Q(override="", override_reason="") | (Q(override__in=["open", "closed"]) & ~Q(override_reason="")),
-                name="dataset_override_has_reason",
+                condition=Q(ruling="", ruling_reason="") | (Q(ruling__in=["open", "closed"]) & ~Q(ruling_reason="")),
+                name="dataset_ruling_has_reason",
             ),
         ]
 
@@ -301,7 +303,7 @@ class Dataset(models.Model):
             harvested_at=self.harvested_at,
             tombstone=self.tombstone,
             timezone=self.facility.timezone,
-            override=openness.Override(self.override) if self.override else None,
+            ruling=openness.Ruling(self.ruling) if self.ruling else None,
         )
 
     def judge(self) -> None:
@@ -316,9 +318,7 @@ class Dataset(models.Model):
 
 def judge_anew(datasets: Iterable[Dataset]) -> None:
     """Derive the windows of `datasets` again, after something outside their rows changed."""
-    rows = (
-        datasets.select_related("source", "facility") if isinstance(datasets, models.QuerySet) else datasets
-    )
+    rows = datasets.select_related("source", "facility") if isinstance(datasets, models.QuerySet) else datasets
     changed = []
     for dataset in rows:
         before = (dataset.opens_at, dataset.closes_at)
