@@ -1,8 +1,8 @@
 """What people measured: facilities, instruments, experiments with their teams, and datasets with their DOIs.
 
-Rows come from imports (`experiments.actions`); a few site decisions (trust in a source, rulings) from the admin. People
-are named as (issuer, subject) or (issuer, voperson_id) in text, because a team is imported before its members first sign
-in. Who may see what is asked in `experiments.access`, nowhere else.
+Rows come from imports (`experiments.actions`); a few site decisions (trust in a source, rulings) from the admin.
+People are named as (issuer, subject) or (issuer, voperson_id) in text, because a team is imported before its members
+first sign in. Who may see what is asked in `experiments.access`, nowhere else.
 """
 
 import uuid
@@ -28,13 +28,11 @@ class Source(models.Model):
 
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=200)
-    #: Adapters exist that call every document public, so a flag opens nothing until the site says that this source means it.
+    #: Adapters exist that call every document public: a flag opens nothing until the site says that it means it here.
     trusts_flags = models.BooleanField(
         _("flags are trusted to open data"),
         default=False,
-        help_text=_(
-            "Whether “is public” of this source is a decision of the facility, and not a default of its software."
-        ),
+        help_text=_("Whether “is public” is the facility’s decision, and no default of its software."),
     )
     imported_at = models.DateTimeField(null=True, blank=True)
 
@@ -233,9 +231,7 @@ class Dataset(models.Model):
     contact = models.CharField(max_length=300, blank=True, help_text=_("Whom to ask; empty: the facility's contact."))
     metadata_public = models.BooleanField(
         default=False,
-        help_text=_(
-            "Whether strangers may read the description while the data are closed. Else it looks unknown to them."
-        ),
+        help_text=_("Whether strangers may read the description of closed data; else it looks unknown."),
     )
 
     # What the source says about openness, as it said it.

@@ -9,14 +9,15 @@ Sources state openness by dates, flags and rights URIs, often partially and some
    one record count alike, so that a further date never opens it earlier. (A catalogue that releases earlier than
    DataCite's `Available` does so by a changed record, which an import holds back until confirmed.)
 5. A flag is a statement of its harvest. `false` closes, unless a date came after the harvest: it says nothing about the
-   time after. `true` opens only where there is no date, from a source that is trusted to mean it, and only as a real boolean.
+   time after. `true` opens only where there is no date, from a source that is trusted to mean it, and only as a real
+   boolean.
 6. Without dates and flags, an access right that says "open" opens.
 7. Else it is unknown, and closed. Never from licence, state, `Issued` or publication year: a real record of ESRF under
    embargo until 2028 carries CC-BY-4.0, is findable and was issued.
 
 Dates follow W3CDTF and DataCite's ranges (RKMS-ISO8601, `start/end`). A full date opens at 00:00 of that day in the
-facility's zone (no zone known: the latest on Earth, UTC-12), an instant with offset at that instant, a month, a year and
-a range after their end.
+facility's zone (no zone known: the latest on Earth, UTC-12), an instant with offset at that instant, a month, a year
+and a range after their end.
 
 Sources: DataCite Metadata Schema 4.6 (dateType, rightsList), COAR Access Rights vocabulary, OpenAIRE guidelines
 (info:eu-repo access terms and embargo ends).
@@ -93,8 +94,8 @@ class Ruling(StrEnum):
 class Facts:
     """What is known of one record.
 
-    `available` are opening dates as given (DataCite's `Available`, a catalogue's release date); `rights` are URIs or words;
-    `flags` are (name, value as given) pairs. `timezone` is an IANA name or empty.
+    `available` are opening dates as given (DataCite's `Available`, a catalogue's release date); `rights` are URIs or
+    words; `flags` are (name, value as given) pairs. `timezone` is an IANA name or empty.
     """
 
     is_data: bool = True
