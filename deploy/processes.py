@@ -329,7 +329,17 @@ def start_postgres(directory: Path, *, log: Path, durable: bool) -> Running:
         os.chown(sockets, _servant().pw_uid, _servant().pw_gid)
     cluster = directory / "cluster"
     if not (cluster / "PG_VERSION").exists():
-        command = [programs / "initdb", "-D", cluster, "-U", "visa", "--auth=trust", "--no-locale", "-E", "UTF8"]
+        command: list[str | Path] = [
+            programs / "initdb",
+            "-D",
+            cluster,
+            "-U",
+            "visa",
+            "--auth=trust",
+            "--no-locale",
+            "-E",
+            "UTF8",
+        ]
         making = start(
             "initdb",
             [*command, "--no-instructions", *(() if durable else ("--no-sync",))],
@@ -357,7 +367,7 @@ def start_postgres(directory: Path, *, log: Path, durable: bool) -> Running:
         servant=servant,
         stop_signal=signal.SIGINT,  # "fast": ends sessions and writes everything down
     )
-    ask = [programs / "psql", "-h", sockets, "-U", "visa", "-d", "postgres", "-XAtqc"]
+    ask: list[str | Path] = [programs / "psql", "-h", sockets, "-U", "visa", "-d", "postgres", "-XAtqc"]
 
     def answers() -> bool:
         if not (sockets / ".s.PGSQL.5432").exists():
@@ -378,7 +388,17 @@ def start_redis(directory: Path, *, log: Path) -> Running:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = _socket_directory(directory) / "redis"
     servant = _as_servant(place.parent, program)
-    command = [program, "--port", "0", "--unixsocket", place, "--unixsocketperm", "700", "--dir", place.parent]
+    command: list[str | Path] = [
+        program,
+        "--port",
+        "0",
+        "--unixsocket",
+        place,
+        "--unixsocketperm",
+        "700",
+        "--dir",
+        place.parent,
+    ]
     process = start(
         "Redis",
         [*command, "--save", "", "--appendonly", "no", "--daemonize", "no", "--maxmemory-policy", "noeviction"],
