@@ -1,0 +1,204 @@
+"""The cloud-init document a machine boots with: desktop, data, software. Pure.
+
+Values in, one YAML document out, made by a dumper and never by a text template, so that no name can become an
+instruction. What reaches a shell, fstab or a file that is sourced there is held to an allowlist besides.
+
+Every cloud interprets the same document; so it uses no more of cloud-init than `hostname`, `write_files` (path,
+content, permissions, owner), `mounts` (source, target, type, options, dump, pass) and `runcmd`
+(lists, never shell lines).
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import yaml
+
+#: what Nova takes: 65,535 characters of base64
+LIMIT_BYTES: Final = 49_149
+
+#: how data and software are mounted over NFS: read-only, and failing rather than hanging where the server is away.
+#: `retry=0` because mount would otherwise hold up the boot for two minutes
+NFS_OPTIONS: Final = ("ro", "nosuid", "nodev", "_netdev", "nofail", "soft", "timeo=100", "retrans=3", "retry=0")
+
+#: how a directory of the same host is mounted, where there is no network between
+BIND_OPTIONS: Final = ("bind", "ro", "nosuid", "nodev", "nofail")
+
+_HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_SIZE = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}")
+_PASSWORD = re.compile(r"[!-~]{8}")
+_FSTYPE = re.compile(r"[a-z0-9]{1,16}")
+_OPTION = re.compile(r"[a-z0-9_.-]{1,40}(=[A-Za-z0-9_.:/@%+-]{1,120})?")
+# fstab separates by white space and gives `#` and `\` a meaning; paths that need them are refused, not escaped.
+_TARGET = re.compile(r"(/[A-Za-z0-9_.:@%+,=()<>;~-]{1,255})+")
+_SOURCE = re.compile(r"([A-Za-z0-9_.:@%+,=()<>;~/\[\]-]{1,1024})")
+_REPOSITORY = re.compile(r"(?=.{4,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
+_PEM = re.compile(r"(-----BEGIN [A-Z ]+-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END [A-Z ]+-----\n)+")
+
+
+class Unrenderable(ValueError):
+    """These values cannot become a machine; `field` names the one at fault. The sentence never quotes a secret."""
+
+    def __init__(self, field_name: str, reason: str) -> None:
+        super().__init__(f"{field_name}: {reason}")
+        self.field = field_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesktopSecret:
+    """What proves a machine to the gateway, and the gateway to the machine.
+
+    `password` is VNC's: eight printable ASCII characters, since the protocol looks at no more (RFC 6143 section 7.2.2).
+    Key and certificate (PEM) are the machine's own; the gateway pins the certificate.
+    """
+
+    password: str = field(repr=False)
+    key: str = field(repr=False)
+    certificate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountPoint:
+    """One line of fstab. `source` is what the machine mounts, `target` an absolute path in it."""
+
+    source: str
+    target: str
+    fstype: str = "nfs"
+    options: tuple[str, ...] = NFS_OPTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cvmfs:
+    """CernVM-FS: which repositories, by which proxies, with how large a cache (MB).
+
+    `proxy` is CernVM-FS's own notation: `http://a:3128|http://b:3128;DIRECT` (`|` shares load, `;` is the next resort).
+    """
+
+    repositories: tuple[str, ...]
+    proxy: str
+    quota_mb: int = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a machine is to be. `name` is the person's own word for it, shown as the desktop's name; any text may stand
+    there. `size` is the desktop's, in pixels."""
+
+    instance_id: UUID
+    hostname: str
+    name: str
+    secret: DesktopSecret
+    desktop_user: str = "visa"
+    size: str = "1280x800"
+    mounts: tuple[MountPoint, ...] = ()
+    cvmfs: Cvmfs | None = None
+
+
+def render(machine: Machine) -> str:
+    """The cloud-init document for a machine.
+
+    Raises Unrenderable where a value is outside its allowlist or the document is larger than a cloud takes.
+    """
+    document = "#cloud-config\n" + yaml.safe_dump(_document(machine), sort_keys=False, allow_unicode=False)
+    size = len(document.encode())
+    if size > LIMIT_BYTES:
+        raise Unrenderable("mounts", f"the cloud-init document has {size:,} bytes; a cloud takes {LIMIT_BYTES:,}")
+    return document
+
+
+def _document(machine: Machine) -> dict[str, object]:
+    _matching("hostname", machine.hostname, _HOSTNAME)
+    _matching("desktop_user", machine.desktop_user, _USER)
+    _matching("size", machine.size, _SIZE)
+    _secret("password", machine.secret.password, _PASSWORD)
+    _secret("key", machine.secret.key, _PEM)
+    _secret("certificate", machine.secret.certificate, _PEM)
+    targets = [mount.target for mount in machine.mounts]
+    if doubled := {target for target in targets if targets.count(target) > 1}:
+        raise Unrenderable("mounts", f"{min(doubled)} is mounted twice")
+    files = [
+        _file("/etc/visa/instance", f"{machine.instance_id}\n", "0644"),
+        _file("/etc/visa/name", f"{one_line(machine.name)}\n", "0644"),
+        _file("/etc/visa/desktop.env", f"DESKTOP_USER={machine.desktop_user}\nDESKTOP_SIZE={machine.size}\n", "0644"),
+        _file("/etc/visa/vnc.key", machine.secret.key, "0600"),
+        _file("/etc/visa/vnc.crt", machine.secret.certificate, "0644"),
+    ]
+    commands: list[list[str]] = []
+    if machine.cvmfs is not None:
+        files.append(_file("/etc/cvmfs/default.local", _cvmfs(machine.cvmfs), "0644"))
+        # Where the image brings no client, nothing is to be started, and that is not a fault of the boot.
+        commands.append(["sh", "-c", "! command -v cvmfs_config >/dev/null || systemctl enable --now autofs"])
+    # Last, since the desktop starts when it is there.
+    files.append(_file("/etc/visa/vnc-password", f"{machine.secret.password}\n", "0600"))
+    document: dict[str, object] = {"hostname": machine.hostname, "write_files": files}
+    if machine.mounts:
+        document["mounts"] = [_mount(mount) for mount in machine.mounts]
+    if commands:
+        document["runcmd"] = commands
+    return document
+
+
+def one_line(text: str) -> str:
+    """A person's text as one line of at most 120 characters that no terminal and no YAML reader stumbles over."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(shown.split())[:120].rstrip()
+
+
+def _file(path: str, content: str, permissions: str) -> dict[str, str]:
+    return {"path": path, "content": content, "permissions": permissions, "owner": "root:root"}
+
+
+def _mount(mount: MountPoint) -> list[str]:
+    _matching("mount source", mount.source, _SOURCE)
+    _matching("mount target", mount.target, _TARGET)
+    if {".", ".."} & set(mount.target.split("/")) or ".." in mount.source.split("/"):
+        raise Unrenderable("mount target", f"{mount.target[:200]!r} leads elsewhere")
+    _matching("mount type", mount.fstype, _FSTYPE)
+    for option in mount.options:
+        _matching("mount option", option, _OPTION)
+    if "ro" not in mount.options:
+        raise Unrenderable("mount option", f"{mount.target[:200]!r} would be writable")
+    return [mount.source, mount.target, mount.fstype, ",".join(mount.options), "0", "0"]
+
+
+def _cvmfs(cvmfs: Cvmfs) -> str:
+    """`/etc/cvmfs/default.local`. A shell sources it: unquoted, `;` would end the value and begin a command."""
+    if not cvmfs.repositories:
+        raise Unrenderable("cvmfs repositories", "none is named")
+    for repository in cvmfs.repositories:
+        _matching("cvmfs repository", repository, _REPOSITORY)
+    for proxy in re.split(r"[|;]", cvmfs.proxy):
+        if proxy != "DIRECT":
+            _proxy(proxy)
+    if not 100 <= cvmfs.quota_mb <= 10_000_000:
+        raise Unrenderable("cvmfs quota", f"{cvmfs.quota_mb} MB is not between 100 and 10,000,000")
+    return (
+        f'CVMFS_REPOSITORIES="{",".join(cvmfs.repositories)}"\n'
+        f'CVMFS_HTTP_PROXY="{cvmfs.proxy}"\n'
+        f"CVMFS_QUOTA_LIMIT={cvmfs.quota_mb}\n"
+        # Without it the list above would not limit what can be mounted.
+        "CVMFS_STRICT_MOUNT=yes\n"
+    )
+
+
+def _proxy(proxy: str) -> None:
+    _matching("cvmfs proxy", proxy, re.compile(r"https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?"))
+    try:
+        port = urlsplit(proxy).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise Unrenderable("cvmfs proxy", f"{proxy!r} has a port that does not exist")
+
+
+def _matching(name: str, value: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(value):
+        raise Unrenderable(name, f"{value[:200]!r} is not allowed there")
+
+
+def _secret(name: str, value: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(value):
+        raise Unrenderable(name, "it is not of the form it should have")

@@ -1,0 +1,266 @@
+"""The cloud-init document: what was meant is what is read, whatever people type; what cannot be meant is refused."""
+
+import shlex
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instances.credentials import generate
+from instances.userdata import (
+    BIND_OPTIONS,
+    LIMIT_BYTES,
+    NFS_OPTIONS,
+    Cvmfs,
+    DesktopSecret,
+    Machine,
+    MountPoint,
+    Unrenderable,
+    one_line,
+    render,
+)
+
+SECRET = generate("visa-1f0e")
+MACHINE = Machine(
+    instance_id=UUID("1f0e6a3c-6f0b-4d4e-9a53-0c7f3f1d2b3a"),
+    hostname="visa-1f0e6a3c",
+    name="Tomography of a fossil",
+    secret=SECRET,
+    mounts=(MountPoint(source="10.77.0.1:/data/10.15151/ESRF-ES-1234", target="/data/10.15151/ESRF-ES-1234"),),
+)
+
+
+def parsed(machine: Machine) -> dict[str, object]:
+    text = render(machine)
+    assert text.startswith("#cloud-config\n")
+    document = yaml.safe_load(text)
+    assert isinstance(document, dict)
+    return document
+
+
+def file_of(machine: Machine, path: str) -> str:
+    files = parsed(machine)["write_files"]
+    assert isinstance(files, list)
+    (content,) = [entry["content"] for entry in files if entry["path"] == path]
+    assert isinstance(content, str)
+    return content
+
+
+def test_the_document_says_exactly_what_was_meant() -> None:
+    document = parsed(MACHINE)
+
+    assert set(document) == {"hostname", "write_files", "mounts"}
+    assert document["hostname"] == "visa-1f0e6a3c"
+    assert document["mounts"] == [
+        [
+            "10.77.0.1:/data/10.15151/ESRF-ES-1234",
+            "/data/10.15151/ESRF-ES-1234",
+            "nfs",
+            "ro,nosuid,nodev,_netdev,nofail,soft,timeo=100,retrans=3,retry=0",
+            "0",
+            "0",
+        ]
+    ]
+    assert file_of(MACHINE, "/etc/visa/vnc-password") == f"{SECRET.password}\n"
+    assert file_of(MACHINE, "/etc/visa/vnc.key") == SECRET.key
+    assert file_of(MACHINE, "/etc/visa/vnc.crt") == SECRET.certificate
+    assert file_of(MACHINE, "/etc/visa/desktop.env") == "DESKTOP_USER=visa\nDESKTOP_SIZE=1280x800\n"
+    assert file_of(MACHINE, "/etc/visa/instance") == "1f0e6a3c-6f0b-4d4e-9a53-0c7f3f1d2b3a\n"
+
+
+def test_secrets_are_readable_by_root_alone() -> None:
+    files = parsed(MACHINE)["write_files"]
+    assert isinstance(files, list)
+
+    modes = {entry["path"]: entry["permissions"] for entry in files}
+
+    assert modes["/etc/visa/vnc-password"] == modes["/etc/visa/vnc.key"] == "0600"
+
+
+@given(st.text(max_size=300))
+def test_any_name_comes_out_as_the_one_line_of_text_it_is(name: str) -> None:
+    machine = replace(MACHINE, name=name)
+
+    assert file_of(machine, "/etc/visa/name") == f"{one_line(name)}\n"
+    assert {key: value for key, value in parsed(machine).items() if key != "write_files"} == {
+        key: value for key, value in parsed(MACHINE).items() if key != "write_files"
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nruncmd: [[reboot]]",
+        "#cloud-config\nusers: []",
+        "## template: jinja\n{{ 7 * 7 }}",
+        "'; reboot #",
+        "${HOME} $(reboot) `reboot`",
+        "!!python/object/apply:os.system [reboot]",
+        "&a [*a, *a]",
+        "\U0001f9ea 実験 \u202e\x1b]0;x\x07",
+        "x" * 4000,
+    ],
+)
+def test_a_name_that_looks_like_an_instruction_stays_text(name: str) -> None:
+    text = render(replace(MACHINE, name=name))
+
+    assert text.isascii()
+    assert set(yaml.safe_load(text)) == {"hostname", "write_files", "mounts"}
+    line = file_of(replace(MACHINE, name=name), "/etc/visa/name")
+    assert line.count("\n") == 1
+    assert line.removesuffix("\n").isprintable()
+    assert len(line) <= 121
+
+
+@given(st.text(max_size=60), st.sampled_from(["hostname", "desktop_user", "size"]))
+def test_what_a_shell_would_read_is_plain_or_refused(text: str, field: str) -> None:
+    machine = replace(MACHINE, **{field: text})  # type: ignore[arg-type]  # one text field at a time
+
+    try:
+        document = parsed(machine)
+    except Unrenderable:
+        return
+
+    assert shlex.split(text) == [text]
+    assert text in str(document)
+
+
+@given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=20), st.text(max_size=20))
+def test_a_mount_is_the_one_meant_or_refused(source: str, target: str, fstype: str, option: str) -> None:
+    mount = MountPoint(source=source, target=target, fstype=fstype, options=("ro", option))
+
+    try:
+        document = parsed(replace(MACHINE, mounts=(mount,)))
+    except Unrenderable:
+        return
+
+    assert document["mounts"] == [[source, target, fstype, f"ro,{option}", "0", "0"]]
+    line = "\t".join([source, target, fstype, f"ro,{option}", "0", "0"])
+    assert len(line.split()) == 6
+    assert "#" not in line
+
+
+@pytest.mark.parametrize(
+    ("mount", "field"),
+    [
+        (MountPoint(source="nfs:/data/a b", target="/data/a"), "mount source"),
+        (MountPoint(source="nfs:/data/../etc", target="/data/a"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data/../etc"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data/./x"), "mount target"),
+        (MountPoint(source="nfs:/data", target="data"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data\n/etc"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data/#a"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data/\\040"), "mount target"),
+        (MountPoint(source="nfs:/data", target="/data", fstype="nfs,rw"), "mount type"),
+        (MountPoint(source="nfs:/data", target="/data", options=("ro", "x,rw")), "mount option"),
+        (MountPoint(source="nfs:/data", target="/data", options=("soft",)), "mount option"),
+        (MountPoint(source="nfs:/data", target="/data", options=("rw",)), "mount option"),
+    ],
+)
+def test_a_mount_that_leads_elsewhere_or_could_be_written_is_refused(mount: MountPoint, field: str) -> None:
+    with pytest.raises(Unrenderable) as refusal:
+        render(replace(MACHINE, mounts=(mount,)))
+
+    assert refusal.value.field == field
+
+
+def test_every_way_of_mounting_is_read_only() -> None:
+    assert "ro" in NFS_OPTIONS
+    assert "ro" in BIND_OPTIONS
+
+
+def test_one_place_holds_one_mount() -> None:
+    twice = (
+        MountPoint(source="nfs:/data/a", target="/data/x"),
+        MountPoint(source="nfs:/data/b", target="/data/x"),
+    )
+
+    with pytest.raises(Unrenderable, match="/data/x is mounted twice"):
+        render(replace(MACHINE, mounts=twice))
+
+
+def test_cvmfs_settings_are_quoted_for_the_shell_that_reads_them() -> None:
+    cvmfs = Cvmfs(
+        repositories=("software.eessi.io", "unpacked.cern.ch"),
+        proxy="http://p1.facility.eu:3128|http://p2.facility.eu:3128;DIRECT",
+        quota_mb=2000,
+    )
+
+    settings = file_of(replace(MACHINE, cvmfs=cvmfs), "/etc/cvmfs/default.local")
+
+    assert dict(line.split("=", 1) for line in shlex.split(settings)) == {
+        "CVMFS_REPOSITORIES": "software.eessi.io,unpacked.cern.ch",
+        "CVMFS_HTTP_PROXY": "http://p1.facility.eu:3128|http://p2.facility.eu:3128;DIRECT",
+        "CVMFS_QUOTA_LIMIT": "2000",
+        "CVMFS_STRICT_MOUNT": "yes",
+    }
+    assert parsed(replace(MACHINE, cvmfs=cvmfs))["runcmd"] == [
+        ["sh", "-c", "! command -v cvmfs_config >/dev/null || systemctl enable --now autofs"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "cvmfs",
+    [
+        Cvmfs(repositories=(), proxy="DIRECT"),
+        Cvmfs(repositories=("software",), proxy="DIRECT"),
+        Cvmfs(repositories=("-a.b.c",), proxy="DIRECT"),
+        Cvmfs(repositories=("a..b",), proxy="DIRECT"),
+        Cvmfs(repositories=('a.b";reboot;"',), proxy="DIRECT"),
+        Cvmfs(repositories=("a.b\n",), proxy="DIRECT"),
+        Cvmfs(repositories=("software.eessi.io",), proxy=""),
+        Cvmfs(repositories=("software.eessi.io",), proxy="direct"),
+        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:3128;"),
+        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:99999"),
+        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:3128$(reboot)"),
+        Cvmfs(repositories=("software.eessi.io",), proxy="http://user:secret@p:3128"),
+        Cvmfs(repositories=("software.eessi.io",), proxy="DIRECT", quota_mb=0),
+    ],
+)
+def test_cvmfs_settings_that_a_shell_or_the_client_would_stumble_over_are_refused(cvmfs: Cvmfs) -> None:
+    with pytest.raises(Unrenderable, match="cvmfs"):
+        render(replace(MACHINE, cvmfs=cvmfs))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_cvmfs_setting_becomes_a_second_command(repository: str, proxy: str) -> None:
+    cvmfs = Cvmfs(repositories=(repository,), proxy=proxy)
+
+    try:
+        settings = file_of(replace(MACHINE, cvmfs=cvmfs), "/etc/cvmfs/default.local")
+    except Unrenderable:
+        return
+
+    assert len(shlex.split(settings)) == 4
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        replace(SECRET, password="short"),
+        replace(SECRET, password="longer than eight"),
+        replace(SECRET, password="line\nbrk"),
+        replace(SECRET, key="none"),
+        replace(SECRET, certificate=SECRET.certificate + "runcmd: []"),
+    ],
+)
+def test_a_malformed_secret_is_refused_without_being_quoted(secret: DesktopSecret) -> None:
+    machine = replace(MACHINE, secret=secret)
+
+    with pytest.raises(Unrenderable) as refusal:
+        render(machine)
+
+    assert "short" not in str(refusal.value)
+    assert "BEGIN" not in str(refusal.value)
+
+
+def test_a_document_larger_than_a_cloud_takes_is_refused_with_the_numbers() -> None:
+    mounts = tuple(
+        MountPoint(source=f"10.77.0.1:/data/{number:04}", target=f"/data/{number:04}") for number in range(1000)
+    )
+
+    with pytest.raises(Unrenderable, match=rf"bytes; a cloud takes {LIMIT_BYTES:,}"):
+        render(replace(MACHINE, mounts=mounts))
