@@ -1,0 +1,101 @@
+"""Index of fixtures
+
+  the cast       owner, member, support, stranger, scientist, administrator: a `User` each (needs the database)
+  browsers       browse_as(person) -> a Django test client that is signed in, without the way through the provider
+  offers         flavour, image, limit: one of each, enough for a launch
+
+Things to test with are made by tests/factories.py; real processes are started by tests/processes.py; clouds with one
+trait each are in tests/clouds.py.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.core.cache import cache
+from django.core.management import call_command
+from django.test import Client
+
+from instances.models import Image
+from quotas.models import Flavour, Limit
+from tests import factories, people
+from visa.accounts.models import User
+
+#: fixtures of a test that may render pages or use the cache
+_DJANGO = {"db", "transactional_db", "client", "async_client", "live_server"}
+
+
+def _uses_django(item: pytest.Item) -> bool:
+    names = set(getattr(item, "fixturenames", ()))
+    return bool(names & _DJANGO) or item.get_closest_marker("django_db") is not None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _page_parts(request: pytest.FixtureRequest) -> None:
+    """The pages' parts under their hashed names, as a page links them; once, and only if something may render one."""
+    if any(_uses_django(item) for item in request.session.items):
+        call_command("collectstatic", interactive=False, verbosity=0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What one test put into the cache is not there for the next."""
+    yield
+    if _uses_django(request.node):
+        cache.clear()
+
+
+@pytest.fixture
+def owner(db: None) -> User:
+    return factories.make_figure(people.OWNER)
+
+
+@pytest.fixture
+def member(db: None) -> User:
+    return factories.make_figure(people.MEMBER)
+
+
+@pytest.fixture
+def support(db: None) -> User:
+    return factories.make_figure(people.SUPPORT)
+
+
+@pytest.fixture
+def stranger(db: None) -> User:
+    return factories.make_figure(people.STRANGER)
+
+
+@pytest.fixture
+def scientist(db: None) -> User:
+    return factories.make_figure(people.SCIENTIST)
+
+
+@pytest.fixture
+def administrator(db: None) -> User:
+    return factories.make_figure(people.ADMINISTRATOR)
+
+
+@pytest.fixture
+def browse_as(db: None) -> Callable[[User], Client]:
+    """A client that is signed in as the given person."""
+
+    def browse(person: User) -> Client:
+        client = Client()
+        client.force_login(person, backend="visa.accounts.oidc.Backend")
+        return client
+
+    return browse
+
+
+@pytest.fixture
+def flavour(db: None) -> Flavour:
+    return factories.make_flavour()
+
+
+@pytest.fixture
+def image(db: None) -> Image:
+    return factories.make_image()
+
+
+@pytest.fixture
+def limit(db: None) -> Limit:
+    return factories.make_limit()
