@@ -4,6 +4,7 @@
 thought of. `state_of` is the one word people see; it is derived, and stored only to be searched.
 """
 
+from datetime import timedelta
 from enum import StrEnum
 
 
@@ -85,6 +86,23 @@ PERMISSIONS: dict[Holder, frozenset[Permission]] = {
 def may(holder: Holder, permission: Permission) -> bool:
     """Whether `holder` has `permission`."""
     return permission in PERMISSIONS[holder]
+
+
+#: how long each sight may last while it is not what is wanted; after that the machine has failed, with a reason
+DEADLINES: dict[Seen, timedelta] = {
+    Seen.ABSENT: timedelta(minutes=30),
+    Seen.BUILDING: timedelta(minutes=15),
+    Seen.BOOTING: timedelta(minutes=15),
+    Seen.READY: timedelta(minutes=10),
+    Seen.STOPPED: timedelta(minutes=10),
+    Seen.FAILED: timedelta(0),
+    Seen.UNKNOWN: timedelta.max,
+}
+
+
+def settled(wanted: Wanted, seen: Seen) -> bool:
+    """Whether the machine is as wanted, so that looking at it now and then is enough."""
+    return (wanted, seen) in {(Wanted.RUNNING, Seen.READY), (Wanted.STOPPED, Seen.STOPPED)} or seen is Seen.FAILED
 
 
 def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboot: bool = False) -> Step:

@@ -61,7 +61,7 @@ class Instance(models.Model):
     had_server = models.BooleanField(default=False)
     desktop_host = models.GenericIPAddressField(null=True)
     desktop_port = models.PositiveIntegerField(null=True)
-    #: the desktop's secret, encrypted (`instances.secrets`), and the certificate it is pinned to
+    #: the desktop's secret, encrypted (`instances.credentials`), and the certificate it is pinned to
     desktop_secret = models.TextField(blank=True)
     desktop_certificate = models.TextField(blank=True)
 
@@ -72,6 +72,8 @@ class Instance(models.Model):
     lease_until = models.DateTimeField(null=True)
     due_at = models.DateTimeField()
     failures = models.PositiveIntegerField(default=0)
+    #: looks in a row that found no server where there was one
+    missed = models.PositiveIntegerField(default=0)
     failed = models.BooleanField(default=False)
     gone = models.BooleanField(default=False)
     reason_code = models.CharField(max_length=40, blank=True)

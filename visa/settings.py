@@ -4,7 +4,12 @@ import os
 import secrets
 from pathlib import Path
 
+import django_stubs_ext
+
 from visa import environment
+
+# Django's generic classes can be written with their types (ModelAdmin[Flavour]) only after this.
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 ENVIRONMENT = environment.read(os.environ)

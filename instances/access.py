@@ -1,0 +1,296 @@
+"""The only door from a person to a machine. Answers with frozen values; a no looks like "there is none"."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+from django.db.models import Prefetch, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from instances.lifecycle import PERMISSIONS, Holder, Permission, Seen, State, Wanted, may
+from instances.models import Connection, Instance, InstanceEvent
+from visa.accounts.claims import Role
+from visa.accounts.models import User
+from visa.errors import NotAllowed, NotFound
+
+#: how many finished launches the usual time is worked out from
+HISTORY = 50
+
+
+class NoSuchMachine(NotFound):
+    """There is no such machine, or none this person may know of."""
+
+    code: ClassVar[str] = "no_such_machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressStep:
+    """One step of a start: `done_at` is when it was over, `current` is where the machine is now."""
+
+    key: str
+    words: str
+    done_at: datetime | None
+    current: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventView:
+    """One line of a machine's story."""
+
+    at: datetime
+    kind: str
+    words: str
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountView:
+    """Data in the machine: where it stands there. Always read-only."""
+
+    target: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceView:
+    """A machine as its pages and the API show it. Sizes in MiB, times in seconds."""
+
+    id: UUID
+    name: str
+    state: State
+    state_words: str
+    reason_code: str
+    reason: str
+    way_out: str
+    created_at: datetime
+    ready_at: datetime | None
+    seen_at: datetime | None
+    dataset_title: str
+    dataset_doi: str
+    flavour: str
+    flavour_name: str
+    cores: int
+    memory_mib: int
+    gpus: int
+    image_name: str
+    owner_name: str
+    is_owner: bool
+    mounts: tuple[MountView, ...]
+    may: frozenset[Permission]
+    starting: bool
+    seconds_so_far: int
+    progress: tuple[ProgressStep, ...] = ()
+    usual_seconds: int | None = None
+    events: tuple[EventView, ...] = field(default=(), repr=False)
+    open_desktops: int = 0
+
+    @property
+    def can_connect(self) -> bool:
+        return self.state in {State.ACTIVE, State.REBOOTING} and Permission.CONNECT in self.may
+
+    @property
+    def can_start(self) -> bool:
+        again = self.state is State.ERROR and self.reason_code != "build_failed"
+        return (again or self.state in {State.STOPPED, State.STOPPING}) and Permission.OPERATE in self.may
+
+    @property
+    def can_stop(self) -> bool:
+        return self.state in {State.ACTIVE, State.STARTING, State.BUILDING, State.REBOOTING} and Permission.OPERATE in self.may
+
+    @property
+    def can_reboot(self) -> bool:
+        return self.state is State.ACTIVE and Permission.OPERATE in self.may
+
+    @property
+    def can_delete(self) -> bool:
+        return self.state not in {State.DELETING, State.DELETED} and Permission.DELETE in self.may
+
+
+def holder_of(person: User, instance: Instance) -> Holder:
+    """What the person is to the machine."""
+    if not person.is_active:
+        return Holder.NOBODY
+    if instance.owner_id == person.id:
+        return Holder.OWNER
+    if person.has_role(Role.SUPPORT) or person.has_role(Role.ADMINISTRATOR):
+        return Holder.SUPPORT
+    return Holder.NOBODY
+
+
+def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission.SEE) -> InstanceView:
+    """The machine, for somebody who may do `to` with it.
+
+    Raises NoSuchMachine where there is none, where it was deleted, or where the person may not even see it (the three
+    look the same); NotAllowed where the person may see it and not more.
+    """
+    instance = _rows().filter(id=instance_id).prefetch_related(_story()).first()
+    if instance is None:
+        raise NoSuchMachine(_("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page."))
+    holder = holder_of(person, instance)
+    if not may(holder, Permission.SEE):
+        raise NoSuchMachine(_("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page."))
+    if not may(holder, to):
+        raise NotAllowed(_("Only its owner may do this with the machine."), way_out=_("Ask the owner."))
+    return _view(
+        instance,
+        holder,
+        events=tuple(instance.story),  # type: ignore[attr-defined]  # prefetched under this name
+        usual_seconds=usual_seconds(instance.flavour_id, instance.image_id),
+        open_desktops=Connection.objects.filter(grant__instance_id=instance.id, closed_at=None).count(),
+    )
+
+
+def instances_visible_to(person: User) -> list[InstanceView]:
+    """The person's own machines, newest first. A constant number of queries."""
+    rows = _rows().filter(owner=person).prefetch_related(_story())
+    return [_view(row, holder_of(person, row), events=tuple(row.story)) for row in rows]  # type: ignore[attr-defined]
+
+
+def live_instance_of(person: User, dataset_id: int) -> InstanceView | None:
+    """The person's machine for a dataset, where there is one that is not being deleted."""
+    row = _rows().filter(owner=person, dataset_id=dataset_id).exclude(wanted=Wanted.DELETED).first()
+    return None if row is None else _view(row, Holder.OWNER)
+
+
+def usual_seconds(flavour_id: int, image_id: int) -> int | None:
+    """How long a start of this size and software usually took at this site: the median of the last ones, in seconds."""
+    times = [
+        (ready - made).total_seconds()
+        for made, ready in Instance.objects.filter(flavour_id=flavour_id, image_id=image_id, ready_at__isnull=False)
+        .order_by("-created_at")
+        .values_list("created_at", "ready_at")[:HISTORY]
+        if ready is not None
+    ]
+    return max(1, round(statistics.median(times))) if times else None
+
+
+def _rows() -> QuerySet[Instance]:
+    return Instance.objects.filter(deleted_at=None).select_related("owner", "dataset", "flavour", "image")
+
+
+def _story() -> Prefetch[str, QuerySet[InstanceEvent], str]:
+    return Prefetch("events", queryset=InstanceEvent.objects.select_related("by"), to_attr="story")
+
+
+_STATE_WORDS: dict[State, str] = {
+    State.BUILDING: gettext_noop("Being made"),
+    State.STARTING: gettext_noop("Starting"),
+    State.ACTIVE: gettext_noop("Ready"),
+    State.STOPPING: gettext_noop("Stopping"),
+    State.STOPPED: gettext_noop("Stopped"),
+    State.REBOOTING: gettext_noop("Restarting"),
+    State.DELETING: gettext_noop("Being deleted"),
+    State.DELETED: gettext_noop("Deleted"),
+    State.ERROR: gettext_noop("Failed"),
+    State.GONE: gettext_noop("Gone"),
+}
+
+_EVENT_WORDS: dict[str, str] = {
+    "wanted.running": gettext_noop("Start asked for"),
+    "wanted.stopped": gettext_noop("Stop asked for"),
+    "wanted.deleted": gettext_noop("Deletion asked for"),
+    "wanted.reboot": gettext_noop("Restart asked for"),
+    "seen.absent": gettext_noop("No server in the cloud"),
+    "seen.building": gettext_noop("The cloud makes the machine"),
+    "seen.booting": gettext_noop("The machine boots"),
+    "seen.ready": gettext_noop("The desktop answers"),
+    "seen.stopped": gettext_noop("The machine is off"),
+    "seen.failed": gettext_noop("The cloud reports an error"),
+    "failed": gettext_noop("A step failed"),
+    "gone": gettext_noop("The machine no longer exists"),
+    "deleted": gettext_noop("Deleted"),
+}
+
+_WAYS_OUT: dict[str, str] = {
+    "build_failed": gettext_noop("Delete it and launch again; if it fails again, tell your support."),
+    "too_slow": gettext_noop("Wait a little, or delete it and launch again."),
+    "gone": gettext_noop("Delete it here and launch again. The dataset itself is untouched."),
+    "cloud_full": gettext_noop("Delete it and choose a smaller size, or try later."),
+}
+
+#: the steps of a start, in their order, with the sight that ends each
+_STEPS: tuple[tuple[str, str, frozenset[str]], ...] = (
+    ("accepted", gettext_noop("Your place is reserved"), frozenset({"wanted.running", "wanted.reboot"})),
+    ("building", gettext_noop("The cloud makes your machine"), frozenset({"seen.booting", "seen.ready"})),
+    ("booting", gettext_noop("The machine boots and mounts your data"), frozenset({"seen.ready"})),
+    ("desktop", gettext_noop("The desktop answers"), frozenset({"seen.ready"})),
+)
+
+
+def _progress(instance: Instance, events: Iterable[InstanceEvent]) -> tuple[ProgressStep, ...]:
+    """The steps since the last time somebody asked for a start, each with the time it was over."""
+    since = list(events)
+    asked = [index for index, event in enumerate(since) if event.kind in {"wanted.running", "wanted.reboot"}]
+    since = since[asked[-1] :] if asked else since
+    steps: list[ProgressStep] = []
+    current_taken = False
+    for key, words, over in _STEPS:
+        done_at = next((event.at for event in since if event.kind in over), None)
+        current = done_at is None and not current_taken
+        current_taken = current_taken or current
+        steps.append(ProgressStep(key=key, words=_(words), done_at=done_at, current=current))
+    return tuple(steps)
+
+
+def _view(
+    instance: Instance,
+    holder: Holder,
+    *,
+    events: tuple[InstanceEvent, ...] = (),
+    usual_seconds: int | None = None,
+    open_desktops: int = 0,
+) -> InstanceView:
+    state = State(instance.state)
+    starting = (
+        instance.wanted == Wanted.RUNNING
+        and not instance.failed
+        and not instance.gone
+        and (instance.seen != Seen.READY or instance.reboot_wanted_at is not None)
+    )
+    asked_at = instance.reboot_wanted_at or instance.wanted_at
+    return InstanceView(
+        id=instance.id,
+        name=instance.name,
+        state=state,
+        state_words=_(_STATE_WORDS[state]),
+        reason_code=instance.reason_code,
+        reason=_(instance.reason) if instance.reason else "",
+        way_out=_(_WAYS_OUT[instance.reason_code]) if instance.reason_code in _WAYS_OUT else "",
+        created_at=instance.created_at,
+        ready_at=instance.ready_at,
+        seen_at=instance.seen_at,
+        dataset_title=instance.dataset.title if instance.dataset else "",
+        dataset_doi=instance.dataset.minted if instance.dataset else "",
+        flavour=instance.flavour.slug,
+        flavour_name=instance.flavour.name,
+        cores=instance.flavour.cores,
+        memory_mib=instance.flavour.memory_mib,
+        gpus=instance.flavour.gpus,
+        image_name=instance.image.name,
+        owner_name=instance.owner.name,
+        is_owner=holder is Holder.OWNER,
+        mounts=tuple(
+            MountView(target=mount["target"], source=mount["source"])
+            for mount in instance.specification.get("mounts", [])
+        ),
+        may=PERMISSIONS[holder],
+        starting=starting,
+        seconds_so_far=max(0, int((timezone.now() - asked_at).total_seconds())) if starting else 0,
+        progress=_progress(instance, events) if starting else (),
+        usual_seconds=usual_seconds if instance.ready_at is None else None,
+        events=tuple(
+            EventView(
+                at=event.at,
+                kind=event.kind,
+                words=_(event.text) if event.text else _(_EVENT_WORDS.get(event.kind, event.kind)),
+                by=event.by.name if event.by else "",
+            )
+            for event in events
+        ),
+        open_desktops=open_desktops,
+    )

@@ -1,0 +1,61 @@
+"""Images to edit; machines, their story and their open desktops to look at.
+
+A machine's row is never edited here: what is wanted of it is asked for through `instances.actions`.
+"""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+from typing_extensions import override
+
+from instances.models import AccessGrant, Connection, Image, Instance, InstanceEvent
+
+
+@admin.register(Image)
+class ImageAdmin(admin.ModelAdmin[Image]):
+    list_display = ["name", "slug", "cloud_name", "enabled", "position"]
+    prepopulated_fields = {"slug": ["name"]}
+
+
+class _ToLookAt(admin.ModelAdmin[Any]):
+    @override
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    @override
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    @override
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+@admin.register(Instance)
+class InstanceAdmin(_ToLookAt):
+    list_display = ["name", "owner", "state", "wanted", "seen", "seen_at", "flavour", "created_at", "reason"]
+    list_filter = ["state", "flavour", "image"]
+    list_select_related = ["owner", "flavour"]
+    search_fields = ["name", "owner__name", "id", "server_id"]
+    exclude = ["desktop_secret", "launch_key"]
+
+
+@admin.register(InstanceEvent)
+class InstanceEventAdmin(_ToLookAt):
+    list_display = ["at", "instance", "kind", "text", "by"]
+    list_select_related = ["instance", "by"]
+    search_fields = ["instance__id"]
+
+
+@admin.register(AccessGrant)
+class AccessGrantAdmin(_ToLookAt):
+    list_display = ["instance", "person", "role", "made_at", "ends_at", "revoked_at", "cause"]
+    list_select_related = ["instance", "person"]
+    exclude = ["session_hash"]
+
+
+@admin.register(Connection)
+class ConnectionAdmin(_ToLookAt):
+    list_display = ["grant", "opened_at", "seen_at", "closed_at", "cause"]

@@ -1,0 +1,41 @@
+"""The reconciler: the same step the workers take, driven by a plain loop that needs no Redis."""
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import OperationalError, close_old_connections
+from typing_extensions import override
+
+from instances import provisioning
+from instances.cloud.connect import connect
+
+log = logging.getLogger(__name__)
+
+#: seconds between two polls when nothing is due
+POLL_SECONDS = 1.0
+
+
+class Command(BaseCommand):
+    help = "Brings machines nearer to what is wanted, one due row at a time, until it is told to stop (SIGTERM, Ctrl-C)."
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        cloud = connect()
+        log.info("the reconciler runs")
+        while not stopping.is_set():
+            try:
+                idle = provisioning.advance(cloud) is None
+            except OperationalError as error:
+                # The database is the only truth; without it there is nothing to do but to wait for it.
+                log.warning("the database does not answer: %s", type(error).__name__)
+                close_old_connections()
+                idle = True
+            if idle:
+                stopping.wait(POLL_SECONDS)
+        log.info("the reconciler stops")

@@ -1,0 +1,167 @@
+"""Shapes of the REST API: output by noun, input by wish. Unknown fields are refused, so that nothing is assigned unseen."""
+
+from typing import Any
+
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+
+from instances.actions import Launch
+from instances.lifecycle import State
+
+
+class RefusalSerializer(serializers.Serializer[Any]):
+    """A no, as an answer: see `visa.responses.body_of`."""
+
+    code = serializers.CharField()
+    message = serializers.CharField()
+    way_out = serializers.CharField(allow_blank=True)
+    field = serializers.CharField(allow_blank=True)
+    detail = serializers.DictField()
+
+
+class PersonSerializer(serializers.Serializer[Any]):
+    """A person, to themselves."""
+
+    id = serializers.UUIDField(source="public_id")
+    name = serializers.CharField()
+    email = serializers.EmailField(allow_blank=True)
+    roles = serializers.ListField(child=serializers.CharField())
+
+
+class ResourcesSerializer(serializers.Serializer[Any]):
+    """An amount of everything that is counted; memory in MiB."""
+
+    machines = serializers.IntegerField()
+    cores = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    gpus = serializers.IntegerField()
+
+
+class AllowanceSerializer(serializers.Serializer[Any]):
+    """What a person may have at once, and has."""
+
+    limit = ResourcesSerializer()
+    used = ResourcesSerializer()
+
+
+class FlavourOfferSerializer(serializers.Serializer[Any]):
+    """A size, and why it cannot be had where it cannot."""
+
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    description = serializers.CharField(allow_blank=True)
+    resources = ResourcesSerializer()
+    disk_gib = serializers.IntegerField()
+    why_not = serializers.CharField(allow_blank=True)
+    proposed = serializers.BooleanField()
+
+
+class ImageOfferSerializer(serializers.Serializer[Any]):
+    """A software environment."""
+
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    description = serializers.CharField(allow_blank=True)
+    proposed = serializers.BooleanField()
+
+
+class OfferSerializer(serializers.Serializer[Any]):
+    """What can be launched now; `usual_seconds` is this site's own median until the desktop answers."""
+
+    standing = AllowanceSerializer()
+    flavours = FlavourOfferSerializer(many=True)
+    images = ImageOfferSerializer(many=True)
+    usual_seconds = serializers.IntegerField(allow_null=True)
+
+
+class MountSerializer(serializers.Serializer[Any]):
+    """Data in the machine, read-only."""
+
+    target = serializers.CharField()
+
+
+class ProgressStepSerializer(serializers.Serializer[Any]):
+    """One step of a start."""
+
+    key = serializers.CharField()
+    words = serializers.CharField()
+    done_at = serializers.DateTimeField(allow_null=True)
+    current = serializers.BooleanField()
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    """One line of a machine's story."""
+
+    at = serializers.DateTimeField()
+    kind = serializers.CharField()
+    words = serializers.CharField()
+    by = serializers.CharField(allow_blank=True)
+
+
+class InstanceSerializer(serializers.Serializer[Any]):
+    """A machine; memory in MiB, times in seconds."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    state = serializers.ChoiceField(choices=[one.value for one in State])
+    state_words = serializers.CharField()
+    reason_code = serializers.CharField(allow_blank=True)
+    reason = serializers.CharField(allow_blank=True)
+    way_out = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+    ready_at = serializers.DateTimeField(allow_null=True)
+    dataset_doi = serializers.CharField(allow_blank=True)
+    dataset_title = serializers.CharField(allow_blank=True)
+    flavour = serializers.CharField()
+    cores = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    gpus = serializers.IntegerField()
+    image_name = serializers.CharField()
+    owner_name = serializers.CharField()
+    is_owner = serializers.BooleanField()
+    can_connect = serializers.BooleanField()
+    starting = serializers.BooleanField()
+    seconds_so_far = serializers.IntegerField()
+    usual_seconds = serializers.IntegerField(allow_null=True)
+    mounts = MountSerializer(many=True)
+    progress = ProgressStepSerializer(many=True)
+    events = EventSerializer(many=True)
+
+
+class LaunchedSerializer(serializers.Serializer[Any]):
+    """What a launch led to."""
+
+    id = serializers.UUIDField(source="instance_id")
+    resumed = serializers.BooleanField()
+
+
+class TicketSerializer(serializers.Serializer[Any]):
+    """Opens `path` once, as the sub-protocol `ticket.<ticket>` beside `visa.desktop`, within `expires_in` seconds."""
+
+    ticket = serializers.CharField()
+    expires_in = serializers.IntegerField()
+    path = serializers.CharField()
+
+
+class LaunchSerializer(serializers.Serializer[Any]):
+    """A wish to launch. Only a DOI and names this site made are taken; everything else comes from its policy."""
+
+    doi = serializers.CharField(max_length=2048, trim_whitespace=True)
+    flavour = serializers.SlugField(max_length=40, required=False, allow_blank=True, default="")
+    image = serializers.SlugField(max_length=40, required=False, allow_blank=True, default="")
+    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+    key = serializers.CharField(max_length=64, required=False, allow_blank=True, default="")
+
+    def to_internal_value(self, data: Any) -> Any:
+        values = super().to_internal_value(data)
+        unknown = sorted(str(name)[:40] for name in data if name not in self.fields)
+        if unknown:
+            raise serializers.ValidationError({name: [_("There is no such field.")] for name in unknown[:10]})
+        return values
+
+    @classmethod
+    def wish_from(cls, data: Any) -> Launch:
+        """The wish in a request's body. Raises ValidationError naming each field at fault."""
+        serializer = cls(data=data)
+        serializer.is_valid(raise_exception=True)
+        return Launch(**serializer.validated_data)

@@ -1,0 +1,42 @@
+"""Celery names: five lines each, no decisions. Ids only; every task may run twice or never."""
+
+import logging
+from uuid import UUID
+
+from celery import shared_task
+from celery.exceptions import OperationalError
+
+from instances import provisioning
+from instances.cloud.connect import connect
+
+log = logging.getLogger(__name__)
+
+#: rows one tick takes at most, so that a tick ends
+TICK_ROWS = 50
+#: a row due again within this many seconds is followed up at once; the tick finds all others
+FOLLOW_UP = 5.0
+
+
+@shared_task(name="instances.advance")
+def advance_instance(instance_id: str) -> None:
+    """Brings one machine one step further, and comes back soon where it is on its way."""
+    again = provisioning.advance(connect(), UUID(instance_id))
+    if again is not None and again.total_seconds() <= FOLLOW_UP:
+        advance_instance.apply_async((instance_id,), countdown=again.total_seconds())
+
+
+@shared_task(name="instances.advance_due")
+def advance_due() -> None:
+    """The tick: takes what is due, longest waiting first."""
+    cloud = connect()
+    for _ in range(TICK_ROWS):
+        if provisioning.advance(cloud) is None:
+            return
+
+
+def nudge(instance_id: UUID) -> None:
+    """Asks a worker to look now. Only makes it faster: a lost nudge costs at most one tick."""
+    try:
+        advance_instance.delay(str(instance_id))
+    except (OperationalError, OSError) as error:
+        log.warning("instance %s was not nudged: %s", instance_id, type(error).__name__)
