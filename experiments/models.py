@@ -14,7 +14,6 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Func, Q, Value
-from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 from typing_extensions import override
 
@@ -179,11 +178,9 @@ class Participant(NamedPerson):
 class DatasetQuerySet(models.QuerySet["Dataset"]):
     """Datasets, by what their stored window says."""
 
-    def open(self) -> "DatasetQuerySet":
-        """Open to everybody at this moment of the database's clock, and not withdrawn by their source."""
-        return self.filter(
-            Q(closes_at__isnull=True) | Q(closes_at__gt=Now()), opens_at__lte=Now(), withdrawn_at__isnull=True
-        )
+    def open_at(self, now: datetime) -> "DatasetQuerySet":
+        """Those open to everybody at `now`."""
+        return self.filter(Q(closes_at__isnull=True) | Q(closes_at__gt=now), opens_at__lte=now)
 
 
 class Dataset(models.Model):
@@ -297,7 +294,7 @@ class Dataset(models.Model):
             flags=tuple(self.flags.items()),
             flags_trusted=self.source.trusts_flags,
             harvested_at=self.harvested_at,
-            tombstone=self.tombstone,
+            tombstone=self.tombstone or self.withdrawn_at is not None,
             timezone=self.facility.timezone,
             ruling=openness.Ruling(self.ruling) if self.ruling else None,
         )

@@ -1,0 +1,92 @@
+"""REST for data: what one may know of a DOI, open data by search, one's own experiments. Nothing changes anything."""
+
+from typing import Any, ClassVar
+
+from django.utils.decorators import method_decorator
+from django.views.decorators.vary import vary_on_headers
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from experiments import access
+from experiments.serializers import (
+    DatasetListSerializer,
+    DatasetPageSerializer,
+    ExperimentListSerializer,
+    PartSerializer,
+    RefusalSerializer,
+    SearchSerializer,
+)
+
+REFUSALS = {
+    400: OpenApiResponse(RefusalSerializer, "The input cannot be understood; `field` or `detail` says which part."),
+    401: OpenApiResponse(RefusalSerializer, "Not signed in, or with a token that does not count."),
+    403: OpenApiResponse(RefusalSerializer, "Not signed in, or not allowed."),
+    503: OpenApiResponse(RefusalSerializer, "The token cannot be checked now."),
+}
+#: answers follow from who asks
+_personal = method_decorator(vary_on_headers("Authorization", "Cookie"), name="dispatch")
+
+
+def _part(serializer: type[PartSerializer], request: Request) -> dict[str, Any]:
+    asked = serializer(data=request.query_params)
+    asked.is_valid(raise_exception=True)
+    return dict(asked.validated_data)
+
+
+@_personal
+class DatasetView(APIView):
+    """One dataset by its DOI, in any spelling. Readable signed out as far as its description is public."""
+
+    permission_classes: ClassVar = [AllowAny]
+
+    @extend_schema(
+        operation_id="datasets_retrieve",
+        parameters=[
+            OpenApiParameter(
+                "doi", OpenApiTypes.STR, OpenApiParameter.PATH, description="A DOI, its slashes as they are."
+            )
+        ],
+        responses={
+            200: DatasetPageSerializer,
+            **REFUSALS,
+            404: OpenApiResponse(RefusalSerializer, "Nothing is known under this DOI, or nothing you may know of."),
+        },
+    )
+    def get(self, request: Request, doi: str) -> Response:
+        return Response(DatasetPageSerializer(access.dataset_for(request.user, doi)).data)
+
+
+@_personal
+class DatasetsView(APIView):
+    """Open data. The same for everybody."""
+
+    permission_classes: ClassVar = [AllowAny]
+
+    @extend_schema(
+        operation_id="datasets_list",
+        parameters=[SearchSerializer],
+        responses={200: DatasetListSerializer, **REFUSALS},
+    )
+    def get(self, request: Request) -> Response:
+        asked = _part(SearchSerializer, request)
+        found = access.search_open(asked["q"], offset=asked["offset"], limit=asked["limit"])
+        return Response(DatasetListSerializer(found).data)
+
+
+@_personal
+class ExperimentsView(APIView):
+    """One's own experiments, the latest first, with their datasets."""
+
+    @extend_schema(
+        operation_id="experiments_list",
+        parameters=[PartSerializer],
+        responses={200: ExperimentListSerializer, **REFUSALS},
+    )
+    def get(self, request: Request) -> Response:
+        asked = _part(PartSerializer, request)
+        found = access.experiments_visible_to(request.user, offset=asked["offset"], limit=asked["limit"])
+        return Response(ExperimentListSerializer(found).data)
