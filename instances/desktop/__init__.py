@@ -1,1 +1,1 @@
-"""The desktop: from a ticket to pixels. A leaf: it decides nothing and knows only grants."""
+"""The way from a browser to a machine's desktop. A leaf: it decides nothing, it asks `instances.grants` and relays."""
