@@ -5,6 +5,7 @@ site's mapping of claims (`visa.accounts.claims`), never edited by hand.
 """
 
 import uuid
+from dataclasses import dataclass
 from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
@@ -12,6 +13,7 @@ from django.contrib.auth.models import PermissionsMixin
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from typing_extensions import override
 
 from visa.accounts.claims import Role
 
@@ -39,6 +41,9 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     objects: ClassVar[UserManager] = UserManager()
 
+    #: how this person came in, in the one request that signs them in; not kept
+    arrival: "Arrival | None" = None
+
     USERNAME_FIELD = "public_id"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
 
@@ -46,6 +51,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         verbose_name = _("person")
         verbose_name_plural = _("people")
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -82,8 +88,18 @@ class Identity(models.Model):
             ),
         ]
 
+    @override
     def __str__(self) -> str:
         return f"{self.subject} at {self.issuer}"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One sign-in as it happens: by which identity, in which session of the provider (`sid`), with which ID token."""
+
+    identity: Identity
+    sid: str
+    id_token: str
 
 
 class SignIn(models.Model):
