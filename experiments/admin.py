@@ -43,6 +43,8 @@ class FacilityForm(forms.ModelForm[Facility]):
 class DatasetForm(forms.ModelForm[Dataset]):
     """A dataset, with its DOI and its path checked as an import checks them."""
 
+    landing_url = forms.URLField(required=False, max_length=1000, assume_scheme="https")
+
     class Meta:
         model = Dataset
         fields = (
