@@ -1,7 +1,7 @@
 """Bytes both ways between a machine's desktop and a browser.
 
-Pure asyncio, no framework. Everything is bounded: one block of at most 64 KiB is in flight in each direction, nothing is
-read from one side while the other does not take what came before, and a side that takes nothing for 30 s ends it.
+Pure asyncio, no framework. Everything is bounded: one block of at most 64 KiB is in flight in each direction, nothing
+is read from one side while the other does not take what came before, and a side that takes nothing for 30 s ends it.
 """
 
 import asyncio
@@ -240,8 +240,7 @@ class _Tls:
             size = 0
             with contextlib.suppress(ssl.SSLWantReadError):
                 while size < BLOCK:
-                    # a view as the buffer: the type stubs know only bytearray, which cannot be filled from the middle
-                    count = self._tls.read(BLOCK - size, view[size:])  # type: ignore[arg-type]
+                    count = self._tls.read(BLOCK - size, view[size:])
                     if not count:
                         return bytes(view[:size])
                     size += int(count)
@@ -397,8 +396,8 @@ class Tunnel:
     async def _up(self) -> Ending:
         """Browser to machine: the handshake with the browser, then what the filter passes, no faster than its pace."""
         try:
-            if not await self._greet_browser():
-                return Ending.BROWSER_LEFT
+            if (ending := await self._greet_browser()) is not None:
+                return ending
             while True:
                 data, wait = self._filter.take(time.monotonic())
                 if data:
@@ -414,25 +413,28 @@ class Tunnel:
                 self._filter.feed(message)
         except RfbFault:
             return Ending.BROWSER_BROKE_RULES
-        except TimeoutError:
-            return Ending.BROWSER_STALLED
         except OSError:
             return Ending.MACHINE_ENDED
 
-    async def _greet_browser(self) -> bool:
-        """The handshake with the browser; False when it leaves. Raises RfbFault, TimeoutError."""
+    async def _greet_browser(self) -> Ending | None:
+        """The handshake with the browser; says why where it ends here. Raises RfbFault."""
         talk = BrowserHandshake(self._machine.screen)
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await self._tell(talk.pending())
-            while not talk.done:
-                message = await self._hear()
-                if message is None:
-                    return False
-                if answer := talk.receive(message):
-                    await self._tell(answer)
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await self._tell(talk.pending())
+                while not talk.done:
+                    message = await self._hear()
+                    if message is None:
+                        return Ending.BROWSER_LEFT
+                    if answer := talk.receive(message):
+                        await self._tell(answer)
+        except TimeoutError:
+            return Ending.BROWSER_STALLED
+        except OSError:
+            return Ending.BROWSER_LEFT
         self._filter.feed(bytes(talk.rest))
         self._greeted.set()
-        return True
+        return None
 
     async def _hear(self) -> bytes | None:
         """The browser's next binary message; None when it is gone. Marks on the way are put in line to be returned."""
