@@ -1,0 +1,27 @@
+"""Misconfiguration of the machines' part, as system checks with an id and a hint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from visa.environment import CloudKind
+
+
+@register()
+def memory_cloud_is_for_tests(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E001: a cloud without machines would accept every launch of a site and never give a desktop."""
+    cloud = settings.ENVIRONMENT.cloud
+    if cloud is None or cloud.kind is not CloudKind.MEMORY or settings.DEBUG:
+        return []
+    if cloud.environment.startswith("test"):
+        return []
+    return [
+        Error(
+            "The memory cloud has no machines and is for tests only.",
+            hint="Set VISA_CLOUD_KIND to openstack or local; or name the environment test-… (VISA_CLOUD_ENVIRONMENT).",
+            id="instances.E001",
+        )
+    ]
