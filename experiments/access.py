@@ -512,7 +512,7 @@ def experiments_visible_to(person: Person, *, offset: int = 0, limit: int = 50) 
             _visible_to(identities, now).select_related(*_WITH).prefetch_related("techniques").order_by("key"),
         ),
     )
-    rows = part.order_by("-end", "-start", "source_id")[offset : offset + limit]
+    rows = part.order_by("-end", "-start", "source_key")[offset : offset + limit]
     return Page(items=tuple(_experiment(row, identities, now) for row in rows), total=found.count())
 
 

@@ -131,7 +131,7 @@ class ExperimentAdmin(admin.ModelAdmin[Experiment]):
     list_display = ("title", "proposal", "instrument", "start", "end", "withdrawn_at")
     list_filter = ("instrument__facility", "source")
     list_select_related = ("instrument",)
-    search_fields = ("title", "proposal", "source_id")
+    search_fields = ("title", "proposal", "source_key")
     autocomplete_fields = ("instrument",)
 
 

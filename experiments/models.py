@@ -129,7 +129,7 @@ class Experiment(models.Model):
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     source = models.ForeignKey(Source, on_delete=models.PROTECT, related_name="experiments")
-    source_id = models.CharField(max_length=200)
+    source_key = models.CharField(max_length=200)
     proposal = models.CharField(max_length=200, blank=True)
     title = models.CharField(max_length=500)
     instrument = models.ForeignKey(Instrument, on_delete=models.PROTECT, related_name="experiments")
@@ -139,7 +139,7 @@ class Experiment(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["source", "source_id"], name="experiment_source_id"),
+            models.UniqueConstraint(fields=["source", "source_key"], name="experiment_source_key"),
             models.CheckConstraint(
                 condition=Q(start__isnull=True) | Q(end__isnull=True) | Q(end__gte=F("start")),
                 name="experiment_ends_after_start",

@@ -55,7 +55,7 @@ def make_experiment(
     number = next(_number)
     experiment = Experiment.objects.create(
         source=make_source(),
-        source_id=f"experiment-{number}",
+        source_key=f"experiment-{number}",
         proposal=f"P-{number}",
         title=title,
         instrument=instrument or make_instrument(),

@@ -80,7 +80,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("public_id", models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
-                ("source_id", models.CharField(max_length=200)),
+                ("source_key", models.CharField(max_length=200)),
                 ("proposal", models.CharField(blank=True, max_length=200)),
                 ("title", models.CharField(max_length=500)),
                 ("start", models.DateField(blank=True, null=True)),
@@ -329,7 +329,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="experiment",
-            constraint=models.UniqueConstraint(fields=("source", "source_id"), name="experiment_source_id"),
+            constraint=models.UniqueConstraint(fields=("source", "source_key"), name="experiment_source_key"),
         ),
         migrations.AddConstraint(
             model_name="experiment",
