@@ -32,9 +32,9 @@ _SIZE = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}")
 _PASSWORD = re.compile(r"[!-~]{8}")
 _FSTYPE = re.compile(r"[a-z0-9]{1,16}")
 _OPTION = re.compile(r"[a-z0-9_.-]{1,40}(=[A-Za-z0-9_.:/@%+-]{1,120})?")
-# fstab separates by white space and gives `#` and `\` a meaning; paths that need them are refused, not escaped.
+# What a shell, fstab or a glob gives a meaning is refused; a blank, which datasets do have, is escaped for fstab.
 _TARGET = re.compile(r"(/[A-Za-z0-9_.:@%+,=()<>;~-]{1,255})+")
-_SOURCE = re.compile(r"([A-Za-z0-9_.:@%+,=()<>;~/\[\]-]{1,1024})")
+_SOURCE = re.compile(r"""[^\\#$`'"*?<>|;&{}]{1,1100}""")
 _REPOSITORY = re.compile(r"(?=.{4,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 _PEM = re.compile(r"(-----BEGIN [A-Z ]+-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END [A-Z ]+-----\n)+")
 
@@ -147,11 +147,18 @@ def one_line(text: str) -> str:
     return " ".join(shown.split())[:120].rstrip()
 
 
+def from_fstab(field_text: str) -> str:
+    """A field of fstab as `render` writes it, read back: `\\040` is a blank (fstab(5))."""
+    return field_text.replace(r"\040", " ")
+
+
 def _file(path: str, content: str, permissions: str) -> dict[str, str]:
     return {"path": path, "content": content, "permissions": permissions, "owner": "root:root"}
 
 
 def _mount(mount: MountPoint) -> list[str]:
+    if not mount.source.isprintable():
+        raise Unrenderable("mount source", f"{mount.source[:200]!r} is not one line of text")
     _matching("mount source", mount.source, _SOURCE)
     _matching("mount target", mount.target, _TARGET)
     if {".", ".."} & set(mount.target.split("/")) or ".." in mount.source.split("/"):
@@ -161,7 +168,7 @@ def _mount(mount: MountPoint) -> list[str]:
         _matching("mount option", option, _OPTION)
     if "ro" not in mount.options:
         raise Unrenderable("mount option", f"{mount.target[:200]!r} would be writable")
-    return [mount.source, mount.target, mount.fstype, ",".join(mount.options), "0", "0"]
+    return [mount.source.replace(" ", r"\040"), mount.target, mount.fstype, ",".join(mount.options), "0", "0"]
 
 
 def _cvmfs(cvmfs: Cvmfs) -> str:

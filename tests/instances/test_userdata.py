@@ -19,6 +19,7 @@ from instances.userdata import (
     Machine,
     MountPoint,
     Unrenderable,
+    from_fstab,
     one_line,
     render,
 )
@@ -39,6 +40,12 @@ def parsed(machine: Machine) -> dict[str, object]:
     document = yaml.safe_load(text)
     assert isinstance(document, dict)
     return document
+
+
+def mounts_of(machine: Machine) -> list[list[str]]:
+    mounts = parsed(machine)["mounts"]
+    assert isinstance(mounts, list)
+    return mounts
 
 
 def file_of(machine: Machine, path: str) -> str:
@@ -133,20 +140,22 @@ def test_a_mount_is_the_one_meant_or_refused(source: str, target: str, fstype: s
     mount = MountPoint(source=source, target=target, fstype=fstype, options=("ro", option))
 
     try:
-        document = parsed(replace(MACHINE, mounts=(mount,)))
+        ((written, *rest),) = mounts_of(replace(MACHINE, mounts=(mount,)))
     except Unrenderable:
         return
 
-    assert document["mounts"] == [[source, target, fstype, f"ro,{option}", "0", "0"]]
-    line = "\t".join([source, target, fstype, f"ro,{option}", "0", "0"])
-    assert len(line.split()) == 6
-    assert "#" not in line
+    assert rest == [target, fstype, f"ro,{option}", "0", "0"]
+    assert from_fstab(written) == source
+    assert len("\t".join([written, *rest]).split()) == 6
+    assert "#" not in written
 
 
 @pytest.mark.parametrize(
     ("mount", "field"),
     [
-        (MountPoint(source="nfs:/data/a b", target="/data/a"), "mount source"),
+        (MountPoint(source="nfs:/data/a\tb", target="/data/a"), "mount source"),
+        (MountPoint(source="nfs:/data/a\\040b", target="/data/a"), "mount source"),
+        (MountPoint(source="nfs:/data/$(reboot)", target="/data/a"), "mount source"),
         (MountPoint(source="nfs:/data/../etc", target="/data/a"), "mount target"),
         (MountPoint(source="nfs:/data", target="/data/../etc"), "mount target"),
         (MountPoint(source="nfs:/data", target="/data/./x"), "mount target"),
@@ -165,6 +174,15 @@ def test_a_mount_that_leads_elsewhere_or_could_be_written_is_refused(mount: Moun
         render(replace(MACHINE, mounts=(mount,)))
 
     assert refusal.value.field == field
+
+
+def test_a_blank_in_a_datasets_path_is_escaped_for_fstab() -> None:
+    mount = MountPoint(source="nfs:/data/visitor/hc 1234 実験", target="/data/a")
+
+    ((source, *_),) = mounts_of(replace(MACHINE, mounts=(mount,)))
+
+    assert source == r"nfs:/data/visitor/hc\0401234\040実験"
+    assert from_fstab(source) == mount.source
 
 
 def test_every_way_of_mounting_is_read_only() -> None:
