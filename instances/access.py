@@ -100,7 +100,10 @@ class InstanceView:
 
     @property
     def can_stop(self) -> bool:
-        return self.state in {State.ACTIVE, State.STARTING, State.BUILDING, State.REBOOTING} and Permission.OPERATE in self.may
+        return (
+            self.state in {State.ACTIVE, State.STARTING, State.BUILDING, State.REBOOTING}
+            and Permission.OPERATE in self.may
+        )
 
     @property
     def can_reboot(self) -> bool:
@@ -130,10 +133,14 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
     """
     instance = _rows().filter(id=instance_id).prefetch_related(_story()).first()
     if instance is None:
-        raise NoSuchMachine(_("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page."))
+        raise NoSuchMachine(
+            _("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page.")
+        )
     holder = holder_of(person, instance)
     if not may(holder, Permission.SEE):
-        raise NoSuchMachine(_("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page."))
+        raise NoSuchMachine(
+            _("There is no such machine."), way_out=_("It may have been deleted. Your machines are on the home page.")
+        )
     if not may(holder, to):
         raise NotAllowed(_("Only its owner may do this with the machine."), way_out=_("Ask the owner."))
     return _view(

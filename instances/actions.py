@@ -11,7 +11,6 @@ from django.utils.translation import gettext as _
 
 from experiments import access as data_access
 from instances import access, grants, tasks, transitions
-from instances.access import InstanceView
 from instances.lifecycle import Permission, State, Wanted
 from instances.models import Image, Instance
 from instances.userdata import one_line
@@ -106,7 +105,9 @@ def offer(person: User | None) -> Offer:
     standing = allowances.standing_of(subject_of(person)) if person else Standing(limit=Resources(), used=Resources())
     fitting = [one.slug for one in flavours if person is None or not standing.shortfalls(one.resources)]
     proposed = fitting[0] if fitting else (flavours[0].slug if flavours else "")
-    usual = next((access.usual_seconds(one.id, images[0].id) for one in flavours if one.slug == proposed and images), None)
+    usual = next(
+        (access.usual_seconds(one.id, images[0].id) for one in flavours if one.slug == proposed and images), None
+    )
     return Offer(
         standing=standing,
         flavours=tuple(_flavour_offer(one, standing, person, proposed=one.slug == proposed) for one in flavours),
@@ -237,7 +238,9 @@ def _known(person: User, key: str, dataset_id: int) -> Launched | None:
     if row is None:
         return None
     if row.dataset_id != dataset_id:
-        raise KeyReused(_("This launch was already sent for another dataset."), way_out=_("Open the link again."), field="key")
+        raise KeyReused(
+            _("This launch was already sent for another dataset."), way_out=_("Open the link again."), field="key"
+        )
     return Launched(instance_id=row.id, resumed=True)
 
 

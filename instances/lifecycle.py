@@ -137,14 +137,16 @@ def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboo
     return Step.FAIL if overdue else Step.WAIT
 
 
-def state_of(wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool) -> State:
+def state_of(
+    wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool, deleted: bool = False
+) -> State:
     """The one word people see.
 
     `failed`: a step failed for good. `gone`: the server ended outside. `rebooting`: a reboot was asked for and the
-    desktop has not answered since.
+    desktop has not answered since. `deleted`: its deletion is proven.
     """
     if wanted is Wanted.DELETED:
-        return State.DELETED if gone or seen is Seen.ABSENT else State.DELETING
+        return State.DELETED if deleted else State.DELETING
     if gone:
         return State.GONE
     if failed:

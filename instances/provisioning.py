@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_noop as _
 
+from experiments import access as data_access
 from instances import credentials, grants, transitions, userdata
 from instances.cloud.greeting import desktop_answers
 from instances.cloud.protocol import (
@@ -36,6 +37,7 @@ from instances.lifecycle import DEADLINES, Seen, Step, Wanted, decide, settled
 from instances.models import Instance
 from instances.transitions import Claim, Event
 from quotas import allowances
+from visa.errors import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +161,7 @@ def _step(cloud: Cloud, claim: Claim, sight: Sight) -> Outcome | None:
         case Step.FORGET:
             grants.revoke_machine(instance.id, cause="deleted")
             gone = {**sighted, "deleted_at": Now(), "server_id": None, "desktop_secret": "", "desktop_certificate": ""}
-            return Outcome(
-                again_in=LATER, changes=gone, events=(*events, Event(kind="deleted")), forgotten=True
-            )
+            return Outcome(again_in=LATER, changes=gone, events=(*events, Event(kind="deleted")), forgotten=True)
         case Step.MARK_GONE:
             if instance.gone:
                 return Outcome(again_in=_later(), changes=sighted)
@@ -217,15 +217,27 @@ def _create(cloud: Cloud, claim: Claim, sighted: Mapping[str, object]) -> Outcom
     """Intent first, committed; then one POST; then what it answered."""
     instance = claim.instance
     if not instance.flavour.enabled:
-        return _failed(sighted, "flavour_withdrawn", _("This size is no longer offered. Delete this machine and choose another."))
+        return _failed(
+            sighted, "flavour_withdrawn", _("This size is no longer offered. Delete this machine and choose another.")
+        )
     if not instance.image.enabled:
-        return _failed(sighted, "image_withdrawn", _("This software is no longer offered. Delete this machine and choose another."))
+        return _failed(
+            sighted, "image_withdrawn", _("This software is no longer offered. Delete this machine and choose another.")
+        )
+    try:
+        # Asked again here: what was open at the click may have been withdrawn since.
+        if instance.dataset_id is not None:
+            data_access.still_launchable(instance.owner, instance.dataset_id)
+    except Refusal as refusal:
+        return _failed(sighted, "data_withdrawn", refusal.message)
     try:
         secret, sealed = _secret_of(instance)
         spec = _spec(instance, secret)
     except (userdata.Unrenderable, InvalidToken) as error:
         detail = str(error) or type(error).__name__
-        return _failed(sighted, "unrenderable", _("This machine cannot be described to the cloud. Tell your support."), detail)
+        return _failed(
+            sighted, "unrenderable", _("This machine cannot be described to the cloud. Tell your support."), detail
+        )
     intent = {
         "attempt": instance.attempt + 1,
         "intent_at": Now(),
@@ -243,10 +255,14 @@ def _create(cloud: Cloud, claim: Claim, sighted: Mapping[str, object]) -> Outcom
         return Outcome(again_in=again, changes={**sighted, **answered, **words})
     except CloudRefused as error:
         refused = {**sighted, "intent_at": None}
-        return _failed(refused, "cloud_refused", _("The cloud refused to make this machine. Tell your support."), str(error))
+        return _failed(
+            refused, "cloud_refused", _("The cloud refused to make this machine. Tell your support."), str(error)
+        )
     except CloudUnreachable as error:
         # It may have been executed. The intent stays, and with it the quiet period.
-        return Outcome(again_in=_backed_off(instance.failures), changes={**sighted, **_saying("cloud_silent", str(error))})
+        return Outcome(
+            again_in=_backed_off(instance.failures), changes={**sighted, **_saying("cloud_silent", str(error))}
+        )
     seen = Seen.BUILDING if server.status in {ServerStatus.BUILD, ServerStatus.UNKNOWN} else Seen.BOOTING
     made = {
         "server_id": server.id,
@@ -280,7 +296,9 @@ def _order(cloud: Cloud, step: Step, sight: Sight, outcome: Outcome, now: dateti
         return outcome
     if step is Step.REBOOT:
         sent = {"reboot_sent_at": now, "seen": Seen.BOOTING, "step_since": now}
-        return Outcome(again_in=SOON, changes={**outcome.changes, **sent}, events=(*outcome.events, Event(kind="seen.booting")))
+        return Outcome(
+            again_in=SOON, changes={**outcome.changes, **sent}, events=(*outcome.events, Event(kind="seen.booting"))
+        )
     return outcome
 
 

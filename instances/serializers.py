@@ -1,4 +1,7 @@
-"""Shapes of the REST API: output by noun, input by wish. Unknown fields are refused, so that nothing is assigned unseen."""
+"""Shapes of the REST API: output by noun, input by wish.
+
+Unknown fields are refused, so that nothing is assigned unseen.
+"""
 
 from typing import Any
 

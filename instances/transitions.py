@@ -141,7 +141,9 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
 def write(claim: Claim, changes: Mapping[str, object], *, events: Sequence[Event] = ()) -> bool:
     """Writes what a worker saw or did, under the fence. False where the claim was lost: then nothing was written."""
     with transaction.atomic():
-        moved = Instance.objects.filter(id=claim.instance.id, fence=claim.fence, lease_until__gt=Now()).update(**changes)
+        moved = Instance.objects.filter(id=claim.instance.id, fence=claim.fence, lease_until__gt=Now()).update(
+            **changes
+        )
         if moved != 1:
             return False
         instance = Instance.objects.select_related("owner").get(id=claim.instance.id)
@@ -181,7 +183,8 @@ def _restate(instance: Instance) -> bool:
         Wanted(instance.wanted),
         Seen(instance.seen),
         failed=instance.failed,
-        gone=instance.gone or instance.deleted_at is not None,
+        gone=instance.gone,
+        deleted=instance.deleted_at is not None,
         rebooting=instance.reboot_wanted_at is not None,
     )
     if state == instance.state:

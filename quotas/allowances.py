@@ -117,7 +117,9 @@ def refusal(standing: Standing, asked: Resources) -> QuotaExceeded:
     ]
     return QuotaExceeded(
         " ".join(sentences) or _("Your allowance was used up a moment ago."),
-        way_out=_("Choose a smaller size, or delete a machine you no longer need. An administrator can raise your limit."),
+        way_out=_(
+            "Choose a smaller size, or delete a machine you no longer need. An administrator can raise your limit."
+        ),
         field="flavour",
         detail={
             "shortfalls": [

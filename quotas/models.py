@@ -57,7 +57,8 @@ class Limit(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["kind", "key"], name="limit_kind_key"),
             models.CheckConstraint(
-                condition=(models.Q(kind="everyone") & models.Q(key="")) | (~models.Q(kind="everyone") & ~models.Q(key="")),
+                condition=(models.Q(kind="everyone") & models.Q(key=""))
+                | (~models.Q(kind="everyone") & ~models.Q(key="")),
                 name="limit_everyone_has_no_key",
                 violation_error_message=_("A role or a person needs a key; everyone has none."),
             ),

@@ -240,7 +240,9 @@ def _providers(reader: _Reader) -> tuple[Provider, ...]:
     providers = []
     for slug in reader.words("VISA_OIDC_PROVIDERS"):
         if not re.fullmatch(r"[a-z][a-z0-9]{0,30}", slug):
-            reader.faults.append(f"VISA_OIDC_PROVIDERS: {slug[:40]!r} is not a short name in lower-case letters and digits")
+            reader.faults.append(
+                f"VISA_OIDC_PROVIDERS: {slug[:40]!r} is not a short name in lower-case letters and digits"
+            )
             continue
         prefix = f"VISA_OIDC_{slug.upper()}"
         providers.append(
@@ -302,10 +304,14 @@ def read(mapping: Mapping[str, str]) -> Environment:
         except ValueError:
             reader.faults.append(f"VISA_DESKTOP_RANGES: {word[:60]!r} is not a network such as 10.77.0.0/20")
     if not ranges and not any(fault.startswith("VISA_DESKTOP_RANGES") for fault in reader.faults):
-        reader.faults.append("VISA_DESKTOP_RANGES is not set; it lists the networks machines stand in, such as 10.77.0.0/20")
+        reader.faults.append(
+            "VISA_DESKTOP_RANGES is not set; it lists the networks machines stand in, such as 10.77.0.0/20"
+        )
     url = reader.parsed("VISA_SITE_URL", _url, "an address such as https://visa.facility.eu, without a path", "")
     if not url and "VISA_SITE_URL" not in mapping:
-        reader.faults.append("VISA_SITE_URL is not set; it is the address people open, such as https://visa.facility.eu")
+        reader.faults.append(
+            "VISA_SITE_URL is not set; it is the address people open, such as https://visa.facility.eu"
+        )
     environment = Environment(
         process=process,
         site=Site(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+
 from typing_extensions import override
 
 FIELD_LIMIT = 2000

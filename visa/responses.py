@@ -90,7 +90,13 @@ def server_error(request: HttpRequest) -> HttpResponse:
     """A fault of ours. The page names a number that stands in the log too, and nothing else."""
     number = secrets.token_hex(4)
     log.error("page of server error %s shown for %s", number, request.path[:200])
-    body = {"code": "fault", "message": _("Something went wrong on our side."), "way_out": "", "field": "", "detail": {"number": number}}
+    body = {
+        "code": "fault",
+        "message": _("Something went wrong on our side."),
+        "way_out": "",
+        "field": "",
+        "detail": {"number": number},
+    }
     if request.path.startswith("/api/"):
         return JsonResponse(body, status=500)
     return render(request, "500.html", {"number": number}, status=500)

@@ -14,6 +14,7 @@ urlpatterns = [
     path("api/v1/schema/", SpectacularJSONAPIView.as_view(), name="api-schema"),
     path("api/v1/", include((experiments.urls.api_urlpatterns, "experiments-api"))),
     path("api/v1/", include((instances.urls.api_urlpatterns, "instances-api"))),
+    path("", include(instances.urls.root_urlpatterns)),
     path("", include(instances.urls)),
 ]
 

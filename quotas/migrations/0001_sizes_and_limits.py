@@ -5,72 +5,113 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Flavour',
+            name="Flavour",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(max_length=40, unique=True)),
-                ('name', models.CharField(help_text='What people read, such as “Small”.', max_length=60)),
-                ('description', models.CharField(blank=True, max_length=200)),
-                ('cloud_name', models.CharField(help_text="The flavour's name at the cloud.", max_length=100, validators=[django.core.validators.RegexValidator('^[\\w.:-]+$')])),
-                ('cores', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)])),
-                ('memory_mib', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(64)], verbose_name='memory (MiB)')),
-                ('disk_gib', models.PositiveIntegerField(default=10, verbose_name='disk (GiB)')),
-                ('gpus', models.PositiveIntegerField(default=0, verbose_name='GPUs')),
-                ('enabled', models.BooleanField(default=True, help_text='People may start machines of this size.')),
-                ('position', models.PositiveSmallIntegerField(default=0, help_text='Smaller numbers come first.')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("slug", models.SlugField(max_length=40, unique=True)),
+                ("name", models.CharField(help_text="What people read, such as “Small”.", max_length=60)),
+                ("description", models.CharField(blank=True, max_length=200)),
+                (
+                    "cloud_name",
+                    models.CharField(
+                        help_text="The flavour's name at the cloud.",
+                        max_length=100,
+                        validators=[django.core.validators.RegexValidator("^[\\w.:-]+$")],
+                    ),
+                ),
+                ("cores", models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)])),
+                (
+                    "memory_mib",
+                    models.PositiveIntegerField(
+                        validators=[django.core.validators.MinValueValidator(64)], verbose_name="memory (MiB)"
+                    ),
+                ),
+                ("disk_gib", models.PositiveIntegerField(default=10, verbose_name="disk (GiB)")),
+                ("gpus", models.PositiveIntegerField(default=0, verbose_name="GPUs")),
+                ("enabled", models.BooleanField(default=True, help_text="People may start machines of this size.")),
+                ("position", models.PositiveSmallIntegerField(default=0, help_text="Smaller numbers come first.")),
             ],
             options={
-                'ordering': ['position', 'cores', 'memory_mib', 'slug'],
+                "ordering": ["position", "cores", "memory_mib", "slug"],
             },
         ),
         migrations.CreateModel(
-            name='Reservation',
+            name="Reservation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('holder', models.UUIDField(unique=True)),
-                ('person', models.CharField(db_index=True, max_length=64)),
-                ('machines', models.PositiveIntegerField()),
-                ('cores', models.PositiveIntegerField()),
-                ('memory_mib', models.PositiveIntegerField()),
-                ('gpus', models.PositiveIntegerField()),
-                ('reserved_at', models.DateTimeField(auto_now_add=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("holder", models.UUIDField(unique=True)),
+                ("person", models.CharField(db_index=True, max_length=64)),
+                ("machines", models.PositiveIntegerField()),
+                ("cores", models.PositiveIntegerField()),
+                ("memory_mib", models.PositiveIntegerField()),
+                ("gpus", models.PositiveIntegerField()),
+                ("reserved_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Allowance',
+            name="Allowance",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('person', models.CharField(max_length=64, unique=True)),
-                ('machines', models.IntegerField(default=0)),
-                ('cores', models.IntegerField(default=0)),
-                ('memory_mib', models.IntegerField(default=0)),
-                ('gpus', models.IntegerField(default=0)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("person", models.CharField(max_length=64, unique=True)),
+                ("machines", models.IntegerField(default=0)),
+                ("cores", models.IntegerField(default=0)),
+                ("memory_mib", models.IntegerField(default=0)),
+                ("gpus", models.IntegerField(default=0)),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('cores__gte', 0), ('gpus__gte', 0), ('machines__gte', 0), ('memory_mib__gte', 0)), name='allowance_never_negative')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("cores__gte", 0), ("gpus__gte", 0), ("machines__gte", 0), ("memory_mib__gte", 0)
+                        ),
+                        name="allowance_never_negative",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Limit',
+            name="Limit",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('everyone', 'everyone'), ('role', 'people with a role'), ('person', 'one person')], max_length=10)),
-                ('key', models.CharField(blank=True, help_text="A role's name, or a person's id; empty for everyone.", max_length=64)),
-                ('machines', models.PositiveIntegerField(default=0)),
-                ('cores', models.PositiveIntegerField(default=0)),
-                ('memory_mib', models.PositiveIntegerField(default=0, verbose_name='memory (MiB)')),
-                ('gpus', models.PositiveIntegerField(default=0, verbose_name='GPUs')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("everyone", "everyone"), ("role", "people with a role"), ("person", "one person")],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "key",
+                    models.CharField(
+                        blank=True, help_text="A role's name, or a person's id; empty for everyone.", max_length=64
+                    ),
+                ),
+                ("machines", models.PositiveIntegerField(default=0)),
+                ("cores", models.PositiveIntegerField(default=0)),
+                ("memory_mib", models.PositiveIntegerField(default=0, verbose_name="memory (MiB)")),
+                ("gpus", models.PositiveIntegerField(default=0, verbose_name="GPUs")),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('kind', 'key'), name='limit_kind_key'), models.CheckConstraint(condition=models.Q(models.Q(('kind', 'everyone'), ('key', '')), models.Q(models.Q(('kind', 'everyone'), _negated=True), models.Q(('key', ''), _negated=True)), _connector='OR'), name='limit_everyone_has_no_key', violation_error_message='A role or a person needs a key; everyone has none.')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("kind", "key"), name="limit_kind_key"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("kind", "everyone"), ("key", "")),
+                            models.Q(
+                                models.Q(("kind", "everyone"), _negated=True), models.Q(("key", ""), _negated=True)
+                            ),
+                            _connector="OR",
+                        ),
+                        name="limit_everyone_has_no_key",
+                        violation_error_message="A role or a person needs a key; everyone has none.",
+                    ),
+                ],
             },
         ),
     ]

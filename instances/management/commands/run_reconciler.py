@@ -19,7 +19,7 @@ POLL_SECONDS = 1.0
 
 
 class Command(BaseCommand):
-    help = "Brings machines nearer to what is wanted, one due row at a time, until it is told to stop (SIGTERM, Ctrl-C)."
+    help = "Brings machines nearer to what is wanted, one due row at a time, until SIGTERM or Ctrl-C."
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:

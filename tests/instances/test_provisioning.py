@@ -1,0 +1,409 @@
+"""The worker's side: one step at a time, from a wish to a desktop and back, whoever drives and whatever fails."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+import time_machine
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from experiments.models import Dataset
+from instances import access, actions, grants, provisioning, transitions
+from instances.actions import Launch
+from instances.cloud.memory import MemoryCloud
+from instances.cloud.protocol import CloudFull, CloudRefused, CloudUnreachable, Server, ServerSpec, ServerStatus
+from instances.grants import NotThere
+from instances.lifecycle import Seen, State, Wanted
+from instances.models import Connection, Image, Instance, InstanceEvent
+from quotas import allowances
+from quotas.arithmetic import Resources
+from quotas.models import Flavour, Limit
+from tests import factories
+from visa.accounts.models import User
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def dataset(flavour: Flavour, image: Image, limit: Limit) -> Dataset:
+    return factories.make_dataset()
+
+
+@pytest.fixture
+def launched(owner: User, dataset: Dataset) -> UUID:
+    return actions.launch(Launch(doi=dataset.minted), by=owner).instance_id
+
+
+def settle(cloud: object, instance_id: UUID, *, steps: int = 12) -> Instance:
+    """Takes steps, each as soon as it is allowed, until the machine rests or the steps are used up."""
+    for _ in range(steps):
+        Instance.objects.filter(id=instance_id, deleted_at=None).update(due_at=Now() - timedelta(seconds=1))
+        again = provisioning.advance(cloud, instance_id)  # type: ignore[arg-type]
+        if again is None or again > timedelta(seconds=40):
+            break
+    return Instance.objects.get(id=instance_id)
+
+
+def test_a_launch_reaches_its_desktop(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    instance = settle(cloud, launched)
+
+    assert (instance.state, instance.seen) == (State.ACTIVE, Seen.READY)
+    assert [server.id for server in cloud.list()] == [instance.server_id]
+    assert instance.ready_at is not None
+    kinds = [event.kind for event in access.instance_for(owner, launched).events]
+    assert kinds[0] == "wanted.running"
+    assert kinds[-1] == "seen.ready"
+
+
+def test_every_step_of_a_start_is_shown_with_its_time(launched: UUID, vnc: object, owner: User) -> None:
+    slow = MemoryCloud(looks=3, desktop=vnc, offering=_everything())  # type: ignore[arg-type]
+    settle(slow, launched, steps=2)
+    view = access.instance_for(owner, launched)
+    assert [(step.key, step.done_at is not None, step.current) for step in view.progress] == [
+        ("accepted", True, False),
+        ("building", False, True),
+        ("booting", False, False),
+        ("desktop", False, False),
+    ]
+
+    settle(slow, launched)
+    assert access.instance_for(owner, launched).progress == ()
+
+
+def test_stop_start_reboot_and_delete(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+
+    actions.stop(launched, by=owner)
+    assert settle(cloud, launched).state == State.STOPPED
+    assert next(iter(cloud.list())).status is ServerStatus.SHUTOFF
+
+    actions.start(launched, by=owner)
+    assert settle(cloud, launched).state == State.ACTIVE
+
+    actions.reboot(launched, by=owner)
+    assert Instance.objects.get(id=launched).state == State.REBOOTING
+    rebooted = settle(cloud, launched)
+    assert (rebooted.state, rebooted.reboot_wanted_at) == (State.ACTIVE, None)
+
+    actions.delete(launched, by=owner)
+    gone = settle(cloud, launched)
+    assert gone.state == State.DELETED
+    assert gone.deleted_at is not None
+    assert not list(cloud.list())
+    assert allowances.standing_of(actions.subject_of(owner)).used == Resources()
+    assert gone.desktop_secret == ""
+
+
+def test_the_allowance_is_held_while_the_machine_may_exist(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    actions.delete(launched, by=owner)
+
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
+
+
+class _RepliesLost(MemoryCloud):
+    """Executes the first create and loses its answer."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.lost = 0
+
+    def create(self, spec: ServerSpec) -> Server:
+        server = super().create(spec)
+        if not self.lost:
+            self.lost += 1
+            raise CloudUnreachable("the answer was lost")
+        return server
+
+
+class _Deaf(MemoryCloud):
+    """Does not answer while `deaf`."""
+
+    deaf = True
+
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        if self.deaf:
+            raise CloudUnreachable("no answer")
+        return super().find(instance_id)
+
+
+class _Full(MemoryCloud):
+    full = True
+
+    def create(self, spec: ServerSpec) -> Server:
+        if self.full:
+            raise CloudFull("No valid host was found.")
+        return super().create(spec)
+
+
+class _Refusing(MemoryCloud):
+    def create(self, spec: ServerSpec) -> Server:
+        raise CloudRefused("Image not found.")
+
+
+def _everything() -> object:
+    from instances.cloud.protocol import Offering
+
+    return Offering(images=frozenset({"desktop"}), flavours=frozenset({"small"}), networks=frozenset())
+
+
+def test_a_server_whose_answer_was_lost_is_adopted_and_not_made_twice(launched: UUID, vnc: object) -> None:
+    cloud = _RepliesLost(desktop=vnc, offering=_everything())
+
+    instance = settle(cloud, launched)
+
+    assert cloud.lost == 1
+    assert instance.state == State.ACTIVE
+    assert len(list(cloud.list())) == 1
+
+
+def test_a_create_that_may_still_happen_is_waited_for(launched: UUID, cloud: MemoryCloud) -> None:
+    """A worker died after its intent: until the quiet period is over nobody creates again."""
+    Instance.objects.filter(id=launched).update(intent_at=timezone.now(), attempt=1)
+
+    settle(cloud, launched, steps=3)
+    assert not list(cloud.list())
+
+    with time_machine.travel(timezone.now() + timedelta(minutes=10)):
+        assert settle(cloud, launched).state == State.ACTIVE
+    assert len(list(cloud.list())) == 1
+
+
+def test_silence_from_the_cloud_changes_nothing_and_says_so(launched: UUID, vnc: object, owner: User) -> None:
+    cloud = _Deaf(desktop=vnc, offering=_everything())
+    cloud.deaf = False
+    settle(cloud, launched)
+    cloud.deaf = True
+
+    settle(cloud, launched, steps=5)
+
+    view = access.instance_for(owner, launched)
+    assert view.state is State.ACTIVE
+    assert view.reason_code == "cloud_silent"
+    cloud.deaf = False
+    assert settle(cloud, launched).reason_code == ""
+
+
+def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: object, owner: User) -> None:
+    cloud = _Deaf(desktop=vnc, offering=_everything())
+    cloud.deaf = False
+    settle(cloud, launched)
+    cloud.deaf = True
+    actions.delete(launched, by=owner)
+
+    assert settle(cloud, launched, steps=5).state == State.DELETING
+
+    cloud.deaf = False
+    assert settle(cloud, launched).state == State.DELETED
+
+
+def test_a_full_cloud_is_waited_for_with_a_reason(launched: UUID, vnc: object, owner: User) -> None:
+    cloud = _Full(desktop=vnc, offering=_everything())
+
+    settle(cloud, launched, steps=3)
+    view = access.instance_for(owner, launched)
+    assert (view.state, view.reason_code) == (State.BUILDING, "cloud_full")
+
+    cloud.full = False
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_a_refused_machine_fails_with_words_for_people_and_detail_for_staff(
+    launched: UUID, vnc: object, owner: User
+) -> None:
+    instance = settle(_Refusing(desktop=vnc, offering=_everything()), launched)
+
+    assert (instance.state, instance.reason_code) == (State.ERROR, "cloud_refused")
+    assert instance.reason_detail == "Image not found."
+    assert "Image not found" not in access.instance_for(owner, launched).reason
+
+
+def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud, vnc: object, owner: User) -> None:
+    settle(_Refusing(desktop=vnc, offering=_everything()), launched)
+
+    actions.start(launched, by=owner)
+
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_of_doubled_servers_the_oldest_is_kept(launched: UUID, cloud: MemoryCloud) -> None:
+    instance = settle(cloud, launched)
+    first = instance.server_id
+    spec = ServerSpec(
+        instance_id=launched,
+        image="desktop",
+        flavour="small",
+        vcpus=1,
+        memory_mib=512,
+        disk_gib=1,
+        gpus=0,
+        user_data="#cloud-config\n{}\n",
+    )
+    cloud.create(spec)
+
+    settle(cloud, launched, steps=2)
+
+    assert [server.id for server in cloud.list()] == [first]
+
+
+def test_a_server_deleted_behind_our_back_is_gone_after_two_looks_and_not_made_again(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    instance = settle(cloud, launched)
+    cloud.delete(str(instance.server_id))
+
+    settle(cloud, launched, steps=1)
+    assert access.instance_for(owner, launched).state is State.ACTIVE
+
+    settle(cloud, launched)
+    view = access.instance_for(owner, launched)
+    assert view.state is State.GONE
+    assert view.way_out
+    assert not list(cloud.list())
+
+
+def test_a_size_withdrawn_between_the_click_and_the_create_is_refused(
+    launched: UUID, cloud: MemoryCloud, flavour: Flavour
+) -> None:
+    flavour.enabled = False
+    flavour.save()
+
+    assert settle(cloud, launched).reason_code == "flavour_withdrawn"
+    assert not list(cloud.list())
+
+
+def test_data_withdrawn_between_the_click_and_the_create_are_not_mounted(
+    launched: UUID, cloud: MemoryCloud, dataset: Dataset
+) -> None:
+    Dataset.objects.filter(id=dataset.id).update(available=["2099-01-01"])
+
+    assert settle(cloud, launched).reason_code == "data_withdrawn"
+    assert not list(cloud.list())
+
+
+def test_two_workers_never_hold_one_machine(launched: UUID) -> None:
+    first = transitions.claim(launched)
+
+    assert first is not None
+    assert transitions.claim(launched) is None
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(launched: UUID) -> None:
+    slow = transitions.claim(launched)
+    assert slow is not None
+    Instance.objects.filter(id=launched).update(lease_until=Now() - timedelta(seconds=1))
+    quick = transitions.claim(launched)
+    assert quick is not None
+
+    assert not transitions.write(slow, {"seen": Seen.READY})
+    assert transitions.write(quick, {"seen": Seen.BUILDING})
+    assert Instance.objects.get(id=launched).seen == Seen.BUILDING
+
+
+def test_a_wish_that_arrives_during_a_step_is_seen_at_once(launched: UUID, owner: User) -> None:
+    claim = transitions.claim(launched)
+    assert claim is not None
+    transitions.wish(launched, Wanted.DELETED, by=owner)
+
+    transitions.release(claim, again_in=timedelta(minutes=1), changes={"failed": True, "reason": "old news"})
+
+    row = Instance.objects.get(id=launched)
+    assert not row.failed
+    assert transitions.claim(launched) is not None
+
+
+def test_a_desktop_opens_once_per_ticket_and_ends_with_the_session(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    settle(cloud, launched)
+    ticket = actions.desktop_ticket(launched, by=owner, session_key="a-session")
+
+    entry = grants.redeem(ticket.token, launched)
+    assert entry is not None
+    assert len(entry.password) == 8
+    assert "BEGIN CERTIFICATE" in entry.certificate_pem
+    assert grants.redeem(ticket.token, launched) is None
+    assert grants.still_good([entry.grant_id]) == {entry.grant_id}
+
+    grants.revoke_session("another-session", cause="signed_out")
+    assert grants.still_good([entry.grant_id]) == {entry.grant_id}
+    grants.revoke_session("a-session", cause="signed_out")
+    assert grants.still_good([entry.grant_id]) == set()
+
+
+def test_a_stop_ends_every_grant(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    entry = grants.redeem(actions.desktop_ticket(launched, by=owner, session_key="s").token, launched)
+    assert entry is not None
+
+    actions.stop(launched, by=owner)
+
+    assert grants.still_good([entry.grant_id]) == set()
+
+
+def test_a_disabled_person_has_no_grants(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    entry = grants.redeem(actions.desktop_ticket(launched, by=owner, session_key="s").token, launched)
+    assert entry is not None
+
+    owner.is_active = False
+    owner.save()
+
+    assert grants.still_good([entry.grant_id]) == set()
+
+
+def test_a_ticket_for_one_machine_opens_no_other(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    other = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    settle(cloud, other)
+
+    ticket = actions.desktop_ticket(launched, by=owner, session_key="s")
+
+    assert grants.redeem(ticket.token, other) is None
+
+
+def test_a_ticket_for_a_machine_that_went_to_sleep_says_so(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    ticket = actions.desktop_ticket(launched, by=owner, session_key="s")
+    Instance.objects.filter(id=launched).update(seen=Seen.BOOTING)
+
+    with pytest.raises(NotThere):
+        grants.redeem(ticket.token, launched)
+
+
+def test_nobody_opens_more_desktops_than_allowed(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    for _ in range(grants.PER_PERSON):
+        assert grants.redeem(actions.desktop_ticket(launched, by=owner, session_key="s").token, launched)
+
+    with pytest.raises(grants.TooMany):
+        grants.redeem(actions.desktop_ticket(launched, by=owner, session_key="s").token, launched)
+
+    grants.closed(Connection.objects.earliest("opened_at").id, "left")
+    assert grants.redeem(actions.desktop_ticket(launched, by=owner, session_key="s").token, launched)
+
+
+def test_nothing_secret_stands_in_the_rows(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    ticket = actions.desktop_ticket(launched, by=owner, session_key="a-session-key")
+    entry = grants.redeem(ticket.token, launched)
+    assert entry is not None
+    actions.desktop_ticket(launched, by=owner, session_key="a-session-key")
+
+    rows = " ".join(str(list(model.objects.values_list())) for model in _all_models())
+    for secret in (ticket.token, "a-session-key", entry.password):
+        assert secret not in rows
+
+
+def _all_models() -> list[type]:
+    from django.apps import apps
+
+    return [model for model in apps.get_models() if model.__module__.startswith(("instances", "quotas"))]
+
+
+def test_events_are_told_in_order(launched: UUID, cloud: MemoryCloud) -> None:
+    settle(cloud, launched)
+
+    times = list(InstanceEvent.objects.filter(instance_id=launched).order_by("id").values_list("at", flat=True))
+    assert times == sorted(times)
