@@ -4,6 +4,7 @@ from uuid import UUID
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import status
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -19,6 +20,7 @@ from instances.serializers import (
     RefusalSerializer,
     TicketSerializer,
 )
+from visa.accounts.models import User
 
 REFUSALS = {
     400: OpenApiResponse(RefusalSerializer, "The input cannot be understood; `field` says which part."),
@@ -29,12 +31,19 @@ MISSING = {404: OpenApiResponse(RefusalSerializer, "There is no such thing, or n
 CONFLICT = {409: OpenApiResponse(RefusalSerializer, "Not possible in the state things are in.")}
 
 
+def _person(request: Request) -> User:
+    """Who asks. Every address here is for signed-in people, so anybody else was turned away before."""
+    if not isinstance(request.user, User):
+        raise NotAuthenticated
+    return request.user
+
+
 class MeView(APIView):
     """Who is asking."""
 
     @extend_schema(operation_id="me", responses={200: PersonSerializer, 401: REFUSALS[401], 403: REFUSALS[403]})
     def get(self, request: Request) -> Response:
-        return Response(PersonSerializer(request.user).data)
+        return Response(PersonSerializer(_person(request)).data)
 
 
 class OfferView(APIView):
@@ -42,25 +51,28 @@ class OfferView(APIView):
 
     @extend_schema(operation_id="offer", responses={200: OfferSerializer, 401: REFUSALS[401], 403: REFUSALS[403]})
     def get(self, request: Request) -> Response:
-        return Response(OfferSerializer(actions.offer(request.user)).data)
+        return Response(OfferSerializer(actions.offer(_person(request))).data)
 
 
 class AllowanceView(APIView):
     """What the person may have and has."""
 
-    @extend_schema(operation_id="allowance", responses={200: AllowanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403]})
+    @extend_schema(
+        operation_id="allowance", responses={200: AllowanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403]}
+    )
     def get(self, request: Request) -> Response:
-        return Response(AllowanceSerializer(actions.offer(request.user).standing).data)
+        return Response(AllowanceSerializer(actions.offer(_person(request)).standing).data)
 
 
 class InstancesView(APIView):
     """The person's machines."""
 
     @extend_schema(
-        operation_id="instances_list", responses={200: InstanceSerializer(many=True), 401: REFUSALS[401], 403: REFUSALS[403]}
+        operation_id="instances_list",
+        responses={200: InstanceSerializer(many=True), 401: REFUSALS[401], 403: REFUSALS[403]},
     )
     def get(self, request: Request) -> Response:
-        return Response(InstanceSerializer(access.instances_visible_to(request.user), many=True).data)
+        return Response(InstanceSerializer(access.instances_visible_to(_person(request)), many=True).data)
 
     @extend_schema(
         operation_id="instances_launch",
@@ -77,7 +89,7 @@ class InstancesView(APIView):
         },
     )
     def post(self, request: Request) -> Response:
-        launched = actions.launch(LaunchSerializer.wish_from(request.data), by=request.user)
+        launched = actions.launch(LaunchSerializer.wish_from(request.data), by=_person(request))
         code = status.HTTP_200_OK if launched.resumed else status.HTTP_202_ACCEPTED
         return Response(LaunchedSerializer(launched).data, status=code)
 
@@ -86,17 +98,18 @@ class InstanceView(APIView):
     """One machine."""
 
     @extend_schema(
-        operation_id="instances_retrieve", responses={200: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING}
+        operation_id="instances_retrieve",
+        responses={200: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING},
     )
     def get(self, request: Request, instance_id: UUID) -> Response:
-        return Response(InstanceSerializer(access.instance_for(request.user, instance_id)).data)
+        return Response(InstanceSerializer(access.instance_for(_person(request), instance_id)).data)
 
     @extend_schema(
         operation_id="instances_delete",
         responses={202: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING},
     )
     def delete(self, request: Request, instance_id: UUID) -> Response:
-        actions.delete(instance_id, by=request.user)
+        actions.delete(instance_id, by=_person(request))
         return _accepted(request, instance_id)
 
 
@@ -108,7 +121,7 @@ class StartView(APIView):
 
     @extend_schema(operation_id="instances_start", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.start(instance_id, by=request.user)
+        actions.start(instance_id, by=_person(request))
         return _accepted(request, instance_id)
 
 
@@ -117,7 +130,7 @@ class StopView(APIView):
 
     @extend_schema(operation_id="instances_stop", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.stop(instance_id, by=request.user)
+        actions.stop(instance_id, by=_person(request))
         return _accepted(request, instance_id)
 
 
@@ -126,7 +139,7 @@ class RebootView(APIView):
 
     @extend_schema(operation_id="instances_reboot", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.reboot(instance_id, by=request.user)
+        actions.reboot(instance_id, by=_person(request))
         return _accepted(request, instance_id)
 
 
@@ -139,11 +152,17 @@ class TicketsView(APIView):
         responses={201: TicketSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING, **CONFLICT},
     )
     def post(self, request: Request, instance_id: UUID) -> Response:
-        session_key = getattr(request._request.session, "session_key", None) or ""  # noqa: SLF001 - DRF's own request hides it
-        ticket = actions.desktop_ticket(instance_id, by=request.user, session_key=session_key)
-        body = {"ticket": ticket.token, "expires_in": ticket.expires_in, "path": f"/ws/instances/{instance_id}/desktop/"}
+        session_key = getattr(request._request.session, "session_key", None) or ""
+        ticket = actions.desktop_ticket(instance_id, by=_person(request), session_key=session_key)
+        body = {
+            "ticket": ticket.token,
+            "expires_in": ticket.expires_in,
+            "path": f"/ws/instances/{instance_id}/desktop/",
+        }
         return Response(TicketSerializer(body).data, status=status.HTTP_201_CREATED)
 
 
 def _accepted(request: Request, instance_id: UUID) -> Response:
-    return Response(InstanceSerializer(access.instance_for(request.user, instance_id)).data, status=status.HTTP_202_ACCEPTED)
+    return Response(
+        InstanceSerializer(access.instance_for(_person(request), instance_id)).data, status=status.HTTP_202_ACCEPTED
+    )

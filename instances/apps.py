@@ -8,4 +8,4 @@ class InstancesConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        from instances import checks, receivers  # noqa: F401, PLC0415 - registered when the app registry is ready
+        from instances import checks, receivers  # noqa: F401 - registered when the app registry is ready

@@ -84,9 +84,9 @@ def redeem(token: str, instance_id: UUID) -> Pass | None:
     Raises TooMany, NotThere. The ticket is used up in every case: of many who present it at once, one wins.
     """
     with transaction.atomic():
-        ticket = DesktopTicket.objects.select_for_update().filter(
-            ticket_hash=hash_of(token), expires_at__gt=Now()
-        ).first()
+        ticket = (
+            DesktopTicket.objects.select_for_update().filter(ticket_hash=hash_of(token), expires_at__gt=Now()).first()
+        )
         if ticket is None:
             return None
         ticket.delete()

@@ -137,9 +137,7 @@ def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboo
     return Step.FAIL if overdue else Step.WAIT
 
 
-def state_of(
-    wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool, deleted: bool = False
-) -> State:
+def state_of(wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool, deleted: bool = False) -> State:
     """The one word people see.
 
     `failed`: a step failed for good. `gone`: the server ended outside. `rebooting`: a reboot was asked for and the

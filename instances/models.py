@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
+from typing_extensions import override
 
 from instances.lifecycle import Seen, State, Wanted
 
@@ -20,11 +21,14 @@ class Image(models.Model):
     description = models.CharField(max_length=300, blank=True)
     cloud_name = models.CharField(max_length=100)
     enabled = models.BooleanField(default=True)
-    position = models.PositiveSmallIntegerField(default=0, help_text=_("Smaller numbers come first; the first is proposed."))
+    position = models.PositiveSmallIntegerField(
+        default=0, help_text=_("Smaller numbers come first; the first is proposed.")
+    )
 
     class Meta:
         ordering: ClassVar[list[str]] = ["position", "slug"]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -101,6 +105,7 @@ class Instance(models.Model):
         ]
         indexes = [models.Index(fields=["due_at"], condition=Q(deleted_at=None), name="instance_due")]
 
+    @override
     def __str__(self) -> str:
         return self.name
 

@@ -346,7 +346,9 @@ def _silence() -> dict[str, object]:
 def _quiet(instance: Instance, now: datetime) -> bool:
     """Whether a create without an answer is still younger than the longest time it may take effect."""
     cloud = settings.ENVIRONMENT.cloud
-    return instance.intent_at is not None and now - instance.intent_at < timedelta(seconds=cloud.quiet_seconds)
+    if cloud is None or instance.intent_at is None:
+        return False
+    return now - instance.intent_at < timedelta(seconds=cloud.quiet_seconds)
 
 
 def _backed_off(failures: int) -> timedelta:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 from rest_framework import serializers
+from typing_extensions import override
 
 from instances.actions import Launch
 from instances.lifecycle import State
@@ -155,6 +156,7 @@ class LaunchSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
     key = serializers.CharField(max_length=64, required=False, allow_blank=True, default="")
 
+    @override
     def to_internal_value(self, data: Any) -> Any:
         values = super().to_internal_value(data)
         unknown = sorted(str(name)[:40] for name in data if name not in self.fields)

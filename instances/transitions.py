@@ -158,7 +158,6 @@ def release(claim: Claim, *, again_in: timedelta, changes: Mapping[str, object],
 
     A wish that arrived meanwhile made the row due at once; it stays due.
     """
-    due = Now() + again_in
     with transaction.atomic():
         current = Instance.objects.select_for_update().filter(id=claim.instance.id).first()
         if current is None:
@@ -169,8 +168,8 @@ def release(claim: Claim, *, again_in: timedelta, changes: Mapping[str, object],
         if wished:
             # The step was judged by an older wish: what was seen stands, the verdicts do not.
             changes = {key: value for key, value in changes.items() if key not in VERDICTS}
-            due = Now()
-        return write(claim, {**changes, "due_at": due, "lease_until": None}, events=events)
+            again_in = timedelta(0)
+        return write(claim, {**changes, "due_at": Now() + again_in, "lease_until": None}, events=events)
 
 
 #: fields that judge the wish a worker knew, not the sight it had

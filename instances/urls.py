@@ -1,15 +1,41 @@
 """Addresses of machines: pages, REST, and the websockets of the feed and the desktop."""
 
-from collections.abc import Callable
+from typing import Any
 
-from asgiref.typing import ASGI3Application
+from channels.auth import AuthMiddlewareStack
+from channels.security.websocket import OriginValidator
+from django.conf import settings
 from django.urls import path
 
-from instances import api, views
+from instances import api
 from instances.consumers import InstanceFeedConsumer
 from instances.desktop.endpoint import desktop
+from instances.views import data, guide, home, machine, style
 
 app_name = "instances"
+
+#: names without an app before them: the frame of every page asks for these
+root_urlpatterns = [
+    path("", home.home, name="home"),
+    path("help/", guide.guide, name="help"),
+    path("site.css", style.style, name="site-style"),
+]
+
+urlpatterns = [
+    path("data/", data.search, name="dataset-home"),
+    path("data/<path:doi>", data.detail, name="dataset-detail"),
+    path("launch/", data.launch, name="launch-home"),
+    path("launch/<path:doi>", data.launch, name="dataset-launch"),
+    path("search/", data.search, name="dataset-search"),
+    path("experiments/", data.experiments, name="experiment-list"),
+    path("machines/<uuid:instance_id>/", machine.detail, name="instance-detail"),
+    path("machines/<uuid:instance_id>/progress/", machine.progress, name="instance-progress"),
+    path("machines/<uuid:instance_id>/start/", machine.start, name="instance-start"),
+    path("machines/<uuid:instance_id>/stop/", machine.stop, name="instance-stop"),
+    path("machines/<uuid:instance_id>/reboot/", machine.reboot, name="instance-reboot"),
+    path("machines/<uuid:instance_id>/delete/", machine.delete, name="instance-delete"),
+    path("machines/<uuid:instance_id>/desktop/", machine.desktop, name="instance-desktop"),
+]
 
 api_urlpatterns = [
     path("me/", api.MeView.as_view(), name="me"),
@@ -23,9 +49,10 @@ api_urlpatterns = [
     path("instances/<uuid:instance_id>/tickets/", api.TicketsView.as_view(), name="instance-tickets"),
 ]
 
-desktop_urlpatterns = [path("ws/instances/<uuid:instance_id>/desktop/", desktop)]
-
-
-def feed_urlpatterns(guarded: Callable[[ASGI3Application], ASGI3Application]) -> list[object]:
-    """The feed's address, behind what the entrance puts in front of it (origin, session)."""
-    return [path("ws/instances/", guarded(InstanceFeedConsumer.as_asgi()))]
+# Channels routes ASGI applications by Django's own `path`. The desktop reads no cookie: a ticket opens it, and it
+# checks the origin itself, missing ones included; the feed stands behind the origin and the session.
+_feed = OriginValidator(AuthMiddlewareStack(InstanceFeedConsumer.as_asgi()), [settings.SITE.url])
+websocket_urlpatterns: list[Any] = [
+    path("ws/instances/<uuid:instance_id>/desktop/", desktop),  # type: ignore[arg-type]
+    path("ws/instances/", _feed),
+]

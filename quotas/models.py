@@ -5,6 +5,7 @@ from typing import ClassVar
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from typing_extensions import override
 
 from quotas.arithmetic import DIMENSIONS, Resources
 
@@ -28,6 +29,7 @@ class Flavour(models.Model):
     class Meta:
         ordering: ClassVar[list[str]] = ["position", "cores", "memory_mib", "slug"]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -64,6 +66,7 @@ class Limit(models.Model):
             ),
         ]
 
+    @override
     def __str__(self) -> str:
         return f"{self.get_kind_display()} {self.key}".strip()
 
