@@ -1,0 +1,39 @@
+"""What forms and links may ask for. Only names this site made; anything else is an error that says what it is."""
+
+from django import forms
+from django.http import QueryDict
+from django.utils.translation import gettext as _
+
+from instances.actions import Launch
+from visa.errors import Invalid
+
+
+class LaunchForm(forms.Form):
+    """The one button of the launch page."""
+
+    flavour = forms.SlugField(max_length=40, required=False)
+    image = forms.SlugField(max_length=40, required=False)
+    key = forms.CharField(max_length=64, required=False)
+
+
+def only(data: QueryDict, allowed: frozenset[str]) -> None:
+    """Refuses parameters nobody knows, and any that is given twice. Raises Invalid."""
+    for name in data:
+        if name not in allowed:
+            raise Invalid(
+                _("A launch link takes no “%(name)s”.") % {"name": name[:40]},
+                way_out=_("Use the link without it; everything else is chosen on the page."),
+                field=name[:40],
+            )
+        if len(data.getlist(name)) > 1:
+            raise Invalid(_("“%(name)s” is given more than once.") % {"name": name}, field=name)
+
+
+def launch_wish(doi: str, data: QueryDict) -> Launch:
+    """The wish in a posted form. Raises Invalid naming the field at fault."""
+    only(data, frozenset({*LaunchForm.base_fields, "csrfmiddlewaretoken"}))
+    form = LaunchForm(data)
+    if not form.is_valid():
+        field, errors = next(iter(form.errors.items()))
+        raise Invalid(str(errors[0]), way_out=_("Open the launch page again and choose there."), field=field)
+    return Launch(doi=doi, **form.cleaned_data)

@@ -1,0 +1,88 @@
+"""One machine: its page, the same as a fragment, what can be done with it, and its desktop."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from instances import access, actions
+from instances.lifecycle import Permission
+from instances.views.frame import person_of, personal
+from instances.views.shown import Machine
+from visa.accounts.models import User
+
+
+@personal("GET")
+def detail(request: HttpRequest, instance_id: UUID) -> HttpResponse:
+    machine = Machine.of(access.instance_for(person_of(request), instance_id))
+    return render(request, "instances/instance_detail.html", {"machine": machine})
+
+
+@personal("GET")
+def progress(request: HttpRequest, instance_id: UUID) -> HttpResponse:
+    """What `detail` shows, alone: asked again by the page whenever the machine changed."""
+    try:
+        machine = Machine.of(access.instance_for(person_of(request), instance_id))
+    except access.NoSuchMachine:
+        # It was deleted while somebody watched: their page goes where its machines are.
+        return HttpResponse(headers={"HX-Redirect": reverse("home")})
+    return render(request, "instances/_instance.html", {"machine": machine})
+
+
+def _verb(act: Callable[..., None], said: Callable[[], str]) -> Callable[[HttpRequest, UUID], HttpResponseBase]:
+    """The address of one verb. A GET (a reload, a sign-in on the way) does nothing and shows the machine."""
+
+    @personal("GET", "POST")
+    def answer(request: HttpRequest, instance_id: UUID) -> HttpResponse:
+        if request.method == "POST":
+            act(instance_id, by=person_of(request))
+            messages.success(request, said())
+        else:
+            access.instance_for(person_of(request), instance_id)
+        return redirect("instances:instance-detail", instance_id)
+
+    return answer
+
+
+start = _verb(actions.start, lambda: _("It is starting."))
+stop = _verb(actions.stop, lambda: _("It is shutting down. Its files are kept."))
+reboot = _verb(actions.reboot, lambda: _("It is restarting."))
+
+
+@personal("GET", "POST")
+def delete(request: HttpRequest, instance_id: UUID) -> HttpResponse:
+    """Asks first, and says what is lost."""
+    person = person_of(request)
+    machine = _deletable(person, instance_id)
+    if request.method == "POST":
+        actions.delete(instance_id, by=person)
+        messages.success(request, _("“%(name)s” is being deleted.") % {"name": machine.name})
+        return redirect("home")
+    return render(request, "instances/instance_delete.html", {"machine": machine})
+
+
+def _deletable(person: User, instance_id: UUID) -> Machine:
+    return Machine.of(access.instance_for(person, instance_id, to=Permission.DELETE))
+
+
+@personal("GET")
+def desktop(request: HttpRequest, instance_id: UUID) -> HttpResponse:
+    machine = Machine.of(access.instance_for(person_of(request), instance_id, to=Permission.CONNECT))
+    if not machine.can_connect:
+        messages.warning(
+            request, _("The desktop is not there yet; the machine is: %(state)s.") % {"state": machine.state_words}
+        )
+        return redirect("instances:instance-detail", instance_id)
+    return render(
+        request,
+        "instances/instance_desktop.html",
+        {
+            "instance": machine,
+            "tickets_url": reverse("instances-api:instance-tickets", args=[instance_id]),
+            "back_url": reverse("instances:instance-detail", args=[instance_id]),
+        },
+    )

@@ -1,0 +1,91 @@
+"""The site's accent as a style sheet of our own, so that no page needs a style inside it.
+
+A site names one colour. It is moved towards black or white, per scheme, until text in it can be read on every surface
+of `visa.css` (WCAG 2.2, 1.4.3: 4.5:1; the sums are those of its relative luminance).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+Colour = tuple[float, float, float]
+
+ENOUGH = 4.7  # a little above 4.5, for what rounding takes
+INK, PAPER = "#0b1318", "#ffffff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """What visa.css puts under text in the accent: surfaces, and `base` tinted with `tint` of the accent itself."""
+
+    surfaces: tuple[str, ...]
+    base: str
+    tint: float
+    towards: str
+
+
+LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=0.09, towards=INK)
+DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, towards=PAPER)
+
+
+def _read(text: str) -> Colour:
+    return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
+
+
+def _write(colour: Colour) -> str:
+    return "#" + "".join(f"{round(part):02x}" for part in colour)
+
+
+def _mix(one: Colour, other: Colour, share: float) -> Colour:
+    """`one` with `share` of `other` in it."""
+    red, green, blue = (a + (b - a) * share for a, b in zip(one, other, strict=True))
+    return (red, green, blue)
+
+
+def _luminance(colour: Colour) -> float:
+    linear = [part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """The contrast of two colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def readable(accent: str, scheme: Scheme) -> str:
+    """The accent, as little changed as needed to be read on every surface of the scheme."""
+    wish, towards = _read(accent), _read(scheme.towards)
+    for step in range(101):
+        colour = _mix(wish, towards, step / 100)
+        grounds = [_read(one) for one in scheme.surfaces] + [_mix(_read(scheme.base), colour, scheme.tint)]
+        if all(contrast(colour, ground) >= ENOUGH for ground in grounds):
+            return _write(colour)
+    return _write(towards)
+
+
+def on(accent: str) -> str:
+    """What is written on the accent itself: the better of white and ink."""
+    return max((PAPER, INK), key=lambda one: contrast(_read(one), _read(accent)))
+
+
+@lru_cache(maxsize=8)
+def sheet(accent: str) -> str:
+    """The style sheet for one accent."""
+    light, dark = readable(accent, LIGHT), readable(accent, DARK)
+    return (
+        f":root{{--accent:{light};--on-accent:{on(light)}}}\n"
+        f"@media (prefers-color-scheme:dark){{:root{{--accent:{dark};--on-accent:{on(dark)}}}}}\n"
+    )
+
+
+@require_safe
+def style(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(
+        sheet(settings.SITE.accent),
+        content_type="text/css; charset=utf-8",
+        headers={"Cache-Control": "public, max-age=300"},
+    )
