@@ -3,6 +3,7 @@
   the cast       owner, member, support, stranger, scientist, administrator: a `User` each (needs the database)
   browsers       browse_as(person) -> a Django test client that is signed in, without the way through the provider
   offers         flavour, image, limit: one of each, enough for a launch
+  platform       a whole platform of the demo in real processes, shared by all tests of the run that ask for it
 
 Things to test with are made by tests/factories.py; real processes are started by tests/processes.py; clouds with one
 trait each are in tests/clouds.py.
@@ -15,9 +16,10 @@ from django.core.cache import cache
 from django.core.management import call_command
 from django.test import Client
 
+from deploy.demo_platform import DemoPlatform
 from instances.models import Image
 from quotas.models import Flavour, Limit
-from tests import factories, people
+from tests import factories, people, processes
 from visa.accounts.models import User
 
 #: fixtures of a test that may render pages or use the cache
@@ -99,3 +101,10 @@ def image(db: None) -> Image:
 @pytest.fixture
 def limit(db: None) -> Limit:
     return factories.make_limit()
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[DemoPlatform]:
+    """Tests share it: each cleans up the machines it made."""
+    with processes.whole_platform() as running:
+        yield running
