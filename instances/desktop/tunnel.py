@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from typing_extensions import override
 
@@ -119,11 +119,11 @@ class _Wire(asyncio.BufferedProtocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
-        self._transport = transport
-        transport.pause_reading()
-        transport.set_write_buffer_limits(high=BLOCK)
-        _tune(transport.get_extra_info("socket"))
+        # What create_connection makes; uvloop's is no subclass of asyncio.Transport, so it cannot be asserted.
+        self._transport = made = cast("asyncio.Transport", transport)
+        made.pause_reading()
+        made.set_write_buffer_limits(high=BLOCK)
+        _tune(made.get_extra_info("socket"))
 
     @override
     def get_buffer(self, sizehint: int) -> bytearray:
