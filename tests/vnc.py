@@ -1,4 +1,4 @@
-"""A machine's desktop as it really is: TigerVNC's Xvnc behind X509Vnc with a certificate of its own, and a known picture."""
+"""A machine's desktop as it really is: TigerVNC's Xvnc behind X509Vnc, a certificate of its own, a known picture."""
 
 import contextlib
 import os
