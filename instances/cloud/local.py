@@ -65,7 +65,8 @@ OFFERING: Final = Offering(
 #: how long to wait for another process's change to end, in seconds
 PATIENCE: Final = CALL_SECONDS / 2
 
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}")
+#: the instance's id, so that the directories say whose they are, and something to tell doubled creates apart
+_SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{8}")
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: where a document may mount something, and where it may write files
 _MOUNT_ROOTS: Final = ("/data", "/cvmfs", "/software", "/mnt", "/srv")
@@ -106,7 +107,10 @@ class Document:
 
 
 class LocalCloud(Cloud):
-    """The servers below `directory`, for one environment. Objects hold no state; many processes use one directory."""
+    """The servers below `directory`, for one environment. Objects hold no state; many processes use one directory.
+
+    `directory` is made where its parent is there. Servers of other environments in it are not seen, but counted.
+    """
 
     def __init__(
         self,
@@ -118,8 +122,7 @@ class LocalCloud(Cloud):
         gpus: int,
         patience: float = PATIENCE,
     ) -> None:
-        self._servers = directory / "servers"
-        self._lock_file = directory / "lock"
+        self._directory = directory
         self._environment = environment
         self._capacity = (("cores", cores), ("MiB of memory", memory_mib), ("GPUs", gpus))
         self._patience = patience
@@ -137,7 +140,7 @@ class LocalCloud(Cloud):
             raise CloudRefused(missing)
         with self._locked():
             self._make_room(spec)
-            server_id = secrets.token_hex(16)
+            server_id = f"{spec.instance_id}.{secrets.token_hex(4)}"
             record = Record(
                 id=server_id,
                 instance_id=str(spec.instance_id),
@@ -157,8 +160,8 @@ class LocalCloud(Cloud):
             )
             with _answering():
                 # The record is written last: what has none was never accepted, and is swept away.
-                folder = self._servers / server_id
-                folder.mkdir(mode=0o711, parents=True)
+                folder = self._directory / server_id
+                folder.mkdir(mode=0o711)
                 _furnish(folder, record, document)
                 self._write(record)
             return self._server(self._run(record))
@@ -195,8 +198,8 @@ class LocalCloud(Cloud):
             self._end(record)
             with _answering():
                 # Gone in one step for all who look; then its files, which may be many.
-                (self._servers / server_id / "server.json").unlink(missing_ok=True)
-        _remove(self._servers / server_id)
+                (self._directory / server_id / "server.json").unlink(missing_ok=True)
+        _remove(self._directory / server_id)
 
     @override
     def list(self) -> Iterable[Server]:
@@ -206,7 +209,7 @@ class LocalCloud(Cloud):
     @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
         self._record(server_id)
-        with _answering(), (self._servers / server_id / "console.log").open("rb") as log:
+        with _answering(), (self._directory / server_id / "console.log").open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - 65_536))
             said = log.read().decode("utf-8", "replace").splitlines()
@@ -223,8 +226,8 @@ class LocalCloud(Cloud):
     def _locked(self) -> Iterator[None]:
         """One change at a time, over all processes; who waits too long hears that the cloud does not answer."""
         with _answering():
-            self._servers.mkdir(mode=0o711, parents=True, exist_ok=True)
-            lock = os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._directory.mkdir(mode=0o711, exist_ok=True)
+            lock = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + self._patience
             while True:
@@ -233,16 +236,18 @@ class LocalCloud(Cloud):
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise CloudUnreachable(f"{self._lock_file} is held by another process") from None
+                        raise CloudUnreachable(f"another process holds the lock of {self._directory}") from None
                     time.sleep(0.02)
             yield
         finally:
             os.close(lock)
 
     def _record(self, server_id: str) -> Record:
-        if _MACHINE_ID.fullmatch(server_id):
+        if _SERVER_ID.fullmatch(server_id):
+            with _answering():
+                self._directory.parent.stat()  # a directory with no place to be in is silence
             with _answering(), contextlib.suppress(FileNotFoundError):
-                record = _parse((self._servers / server_id / "server.json").read_text(encoding="utf-8"))
+                record = _parse((self._directory / server_id / "server.json").read_text(encoding="utf-8"))
                 if record.environment == self._environment:
                     return record
         raise ServerGone(f"no server has the id {server_id[:80]!r}")
@@ -251,16 +256,20 @@ class LocalCloud(Cloud):
         """Every server of every environment: they share one machine's cores."""
         records = []
         with _answering():
-            # The first sight of a new directory is an empty cloud; one that cannot be read is silence.
-            folders = list(self._servers.iterdir()) if self._servers.parent.stat() and self._servers.exists() else []
+            # Before the first machine nothing is there yet; a directory with no place to be in is silence.
+            self._directory.parent.stat()
+            folders = self._folders() if self._directory.exists() else []
             for folder in folders:
                 with contextlib.suppress(FileNotFoundError):
                     records.append(_parse((folder / "server.json").read_text(encoding="utf-8")))
         return tuple(records)
 
+    def _folders(self) -> tuple[Path, ...]:
+        return tuple(folder for folder in self._directory.iterdir() if _SERVER_ID.fullmatch(folder.name))
+
     def _write(self, record: Record) -> None:
         with _answering():
-            _write_file(self._servers / record.id / "server.json", json.dumps(asdict(record)).encode(), 0o600)
+            _write_file(self._directory / record.id / "server.json", json.dumps(asdict(record)).encode(), 0o600)
 
     def _make_room(self, spec: ServerSpec) -> None:
         records = self._records()
@@ -272,7 +281,7 @@ class LocalCloud(Cloud):
                 raise CloudFull(f"{asked[place]} {unit} asked, {max(free, 0)} of {have} free")
         with _answering():
             # Left behind by a process that was killed between two lines.
-            for folder in self._servers.iterdir():
+            for folder in self._folders():
                 if not (folder / "server.json").exists():
                     _remove(folder)
 
@@ -314,12 +323,12 @@ class LocalCloud(Cloud):
                 return record.sandbox if sandbox.alive(record.sandbox) else None
             if record.wanted != "running":
                 return None
-            return sandbox.sandbox_of(self._servers / record.id, record.id)
+            return sandbox.sandbox_of(self._directory / record.id, record.id)
 
     def _run(self, record: Record) -> Record:
         """Starts the sandbox and returns the record as written. A sandbox that does not start is the server's fault,
         told with it; not an answer that says nothing."""
-        folder = self._servers / record.id
+        folder = self._directory / record.id
         shape = Shape(
             server_id=record.id,
             folder=folder,

@@ -3,6 +3,7 @@
 Passes the same contract suite as the real clouds. The system check `instances.E001` keeps it out of production.
 """
 
+import copy
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class _Machine:
 
     server: Server
     spec: ServerSpec
+    environment: str
     looks_left: int
     arriving: ServerStatus | None
 
@@ -48,7 +50,8 @@ class MemoryCloud(Cloud):
     """Servers in this process's memory; any number of threads may use one at once.
 
     `looks` is how many times a server is seen on its way (BUILD, REBOOT) before it has arrived; 0 is at once.
-    `desktop` is where every server's desktop is said to be: a real one of the test's own, or nobody.
+    `desktop` is where every server's desktop is said to be: a real one of the test's own, or nobody. Servers of other
+    environments are not seen, but counted.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class MemoryCloud(Cloud):
         gpus: int = 4,
         looks: int = 0,
         desktop: Desktop | None = None,
+        environment: str = "test",
         offering: Offering = OFFERING,
     ) -> None:
         self.cores = cores
         self.memory_mib = memory_mib
         self.gpus = gpus
         self.looks = looks
+        self.environment = environment
         self.desktop = desktop or Desktop(host="127.0.0.1", port=9)  # "discard": nobody answers there
         self._offering = offering
         self._machines: dict[str, _Machine] = {}
@@ -94,7 +99,7 @@ class MemoryCloud(Cloud):
                 desktop=None,
                 created_at=datetime.now(UTC),
             )
-            self._machines[server.id] = _Machine(server, spec, self.looks, ServerStatus.ACTIVE)
+            self._machines[server.id] = _Machine(server, spec, self.environment, self.looks, ServerStatus.ACTIVE)
             return server if self.looks else self._look(self._machines[server.id])
 
     @override
@@ -119,12 +124,14 @@ class MemoryCloud(Cloud):
     @override
     def delete(self, server_id: str) -> None:
         with self._lock:
-            self._machines.pop(server_id, None)
+            if server_id in self._machines and self._machines[server_id].environment == self.environment:
+                del self._machines[server_id]
 
     @override
     def list(self) -> Iterable[Server]:
         with self._lock:
-            machines = sorted(self._machines.values(), key=lambda machine: machine.server.created_at)
+            mine = [machine for machine in self._machines.values() if machine.environment == self.environment]
+            machines = sorted(mine, key=lambda machine: machine.server.created_at)
             return tuple(self._look(machine) for machine in machines)
 
     @override
@@ -137,6 +144,12 @@ class MemoryCloud(Cloud):
     @override
     def offering(self) -> Offering:
         return self._offering
+
+    def of_environment(self, environment: str) -> "MemoryCloud":
+        """The same cloud, as another installation uses it."""
+        other = copy.copy(self)
+        other.environment = environment
+        return other
 
     def spec(self, server_id: str) -> ServerSpec:
         """What a server was asked to be, for tests that look at it."""
@@ -155,10 +168,10 @@ class MemoryCloud(Cloud):
         machine.looks_left, machine.arriving = self.looks, ServerStatus.ACTIVE
 
     def _machine(self, server_id: str) -> _Machine:
-        try:
-            return self._machines[server_id]
-        except KeyError:
-            raise ServerGone(f"no server has the id {server_id[:80]!r}") from None
+        machine = self._machines.get(server_id)
+        if machine is None or machine.environment != self.environment:
+            raise ServerGone(f"no server has the id {server_id[:80]!r}")
+        return machine
 
     def _look(self, machine: _Machine) -> Server:
         if machine.arriving is not None:

@@ -1,0 +1,304 @@
+"""Clouds with one trait each, and the harness that puts every kind of cloud before the same contract.
+
+Traits are subclasses of the memory cloud, or stand before any cloud (`LosingReplies`); nothing is patched.
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from typing_extensions import override
+
+from instances import credentials
+from instances.cloud.local import LocalCloud
+from instances.cloud.memory import MemoryCloud
+from instances.cloud.protocol import (
+    Cloud,
+    CloudFull,
+    CloudUnreachable,
+    Offering,
+    Server,
+    ServerSpec,
+    ServerStatus,
+)
+from instances.userdata import BIND_OPTIONS, DesktopSecret, Machine, MountPoint, render
+
+T = TypeVar("T")
+
+
+class FullCloud(MemoryCloud):
+    """Has no room for anything."""
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        raise CloudFull("No valid host was found.")
+
+
+class DeafCloud(MemoryCloud):
+    """Does not answer while `deaf`."""
+
+    deaf = True
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        self._listen()
+        return super().find(instance_id)
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        self._listen()
+        return super().create(spec)
+
+    @override
+    def start(self, server_id: str) -> None:
+        self._listen()
+        super().start(server_id)
+
+    @override
+    def stop(self, server_id: str) -> None:
+        self._listen()
+        super().stop(server_id)
+
+    @override
+    def reboot(self, server_id: str) -> None:
+        self._listen()
+        super().reboot(server_id)
+
+    @override
+    def delete(self, server_id: str) -> None:
+        self._listen()
+        super().delete(server_id)
+
+    @override
+    def list(self) -> Iterable[Server]:
+        self._listen()
+        return super().list()
+
+    @override
+    def console(self, server_id: str, *, lines: int = 50) -> str:
+        self._listen()
+        return super().console(server_id, lines=lines)
+
+    @override
+    def offering(self) -> Offering:
+        self._listen()
+        return super().offering()
+
+    def _listen(self) -> None:
+        if self.deaf:
+            raise CloudUnreachable("no answer")
+
+
+class SlowCloud(MemoryCloud):
+    """Takes `delay` seconds for a create, as a cloud at work does; `arrived` is set when a create has begun."""
+
+    def __init__(self, *, delay: float = 0.5) -> None:
+        super().__init__()
+        self.delay = delay
+        self.arrived = threading.Event()
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        self.arrived.set()
+        time.sleep(self.delay)
+        return super().create(spec)
+
+
+class LosingReplies(Cloud):
+    """Stands before any cloud: what is ordered is executed, and the answer is lost, while `losing`."""
+
+    def __init__(self, behind: Cloud) -> None:
+        self.behind = behind
+        self.losing = True
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        return self._lost(lambda: self.behind.find(instance_id))
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        return self._lost(lambda: self.behind.create(spec))
+
+    @override
+    def start(self, server_id: str) -> None:
+        return self._lost(lambda: self.behind.start(server_id))
+
+    @override
+    def stop(self, server_id: str) -> None:
+        return self._lost(lambda: self.behind.stop(server_id))
+
+    @override
+    def reboot(self, server_id: str) -> None:
+        return self._lost(lambda: self.behind.reboot(server_id))
+
+    @override
+    def delete(self, server_id: str) -> None:
+        return self._lost(lambda: self.behind.delete(server_id))
+
+    @override
+    def list(self) -> Iterable[Server]:
+        return self._lost(lambda: tuple(self.behind.list()))
+
+    @override
+    def console(self, server_id: str, *, lines: int = 50) -> str:
+        return self._lost(lambda: self.behind.console(server_id, lines=lines))
+
+    @override
+    def offering(self) -> Offering:
+        return self._lost(self.behind.offering)
+
+    def _lost(self, order: Callable[[], T]) -> T:
+        answer = order()
+        if self.losing:
+            raise CloudUnreachable("the answer was lost")
+        return answer
+
+
+@cache
+def secret() -> DesktopSecret:
+    """One desktop credential for the whole run: keys take time."""
+    return credentials.generate("visa-test")
+
+
+def document(instance_id: UUID, *mounts: tuple[Path, str], name: str = "Test desktop") -> str:
+    """The cloud-init document of a machine, with directories of this host as (source, target)."""
+    machine = Machine(
+        instance_id=instance_id,
+        hostname=f"visa-{instance_id.hex[:8]}",
+        name=name,
+        secret=secret(),
+        mounts=tuple(
+            MountPoint(source=str(source), target=target, fstype="none", options=BIND_OPTIONS)
+            for source, target in mounts
+        ),
+    )
+    return render(machine)
+
+
+class CloudUnderTest(ABC):
+    """One kind of cloud before the contract: the cloud, and real ways to bring it into trouble."""
+
+    cloud: Cloud
+    #: how long a server may take to be what it was ordered to be, in seconds
+    patience: float = 10.0
+
+    def spec(self, instance_id: UUID | None = None) -> ServerSpec:
+        """A server this cloud can make."""
+        instance_id = instance_id or uuid4()
+        return ServerSpec(
+            instance_id=instance_id,
+            image="visa-desktop",
+            flavour="visa.small",
+            vcpus=1,
+            memory_mib=1024,
+            disk_gib=4,
+            gpus=0,
+            user_data=document(instance_id),
+        )
+
+    def settle(self, server_id: str, status: ServerStatus | None) -> Server | None:
+        """Looks until the server is seen in this state (None: not seen any more) and returns it."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            seen = next((server for server in self.cloud.list() if server.id == server_id), None)
+            if (seen.status if seen else None) is status:
+                return seen
+            assert time.monotonic() < deadline, f"{seen} has not become {status} in {self.patience:g} s"
+            time.sleep(min(0.05, self.patience / 100))
+
+    def arrived(self, spec: ServerSpec | None = None) -> Server:
+        """A server that was made and runs."""
+        server = self.settle(self.cloud.create(spec or self.spec()).id, ServerStatus.ACTIVE)
+        assert server is not None
+        return server
+
+    def losing_replies(self) -> Cloud:
+        """The same cloud, executing orders without an answer."""
+        return LosingReplies(self.cloud)
+
+    @abstractmethod
+    def deaf(self) -> AbstractContextManager[Cloud]:
+        """The same cloud, which does not answer within the block."""
+
+    @abstractmethod
+    def full(self) -> AbstractContextManager[None]:
+        """Within the block there is no room for another `spec()`."""
+
+    @abstractmethod
+    def stranger(self) -> Cloud:
+        """The same cloud, as another installation uses it."""
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+        for server in self.cloud.list():
+            self.cloud.delete(server.id)
+
+
+class MemoryUnderTest(CloudUnderTest):
+    class _Cloud(DeafCloud):
+        deaf = False
+
+    def __init__(self) -> None:
+        self.memory = self._Cloud(looks=2)
+        self.cloud = self.memory
+
+    @override
+    @contextmanager
+    def deaf(self) -> Iterator[Cloud]:
+        self.memory.deaf = True
+        yield self.memory
+        self.memory.deaf = False
+
+    @override
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        cores, self.memory.cores = self.memory.cores, len(list(self.memory.list()))
+        yield
+        self.memory.cores = cores
+
+    @override
+    def stranger(self) -> Cloud:
+        return self.memory.of_environment("stranger")
+
+
+class LocalUnderTest(CloudUnderTest):
+    """Real sandboxes. Deaf is a state directory that has gone away; full is counted."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        place.mkdir(parents=True, exist_ok=True)
+        self.cloud = self._connected()
+
+    def _connected(self, environment: str = "test", cores: int = 8) -> LocalCloud:
+        return LocalCloud(
+            self.place / "machines", environment=environment, cores=cores, memory_mib=16_384, gpus=1, patience=2.0
+        )
+
+    @override
+    @contextmanager
+    def deaf(self) -> Iterator[Cloud]:
+        away = self.place.with_name(f"{self.place.name}-away")
+        self.place.rename(away)
+        yield self.cloud
+        away.rename(self.place)
+
+    @override
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        whole = self.cloud
+        self.cloud = self._connected(cores=max(1, len(list(whole.list()))))
+        filler = self.cloud.create(self.spec()) if not list(whole.list()) else None
+        yield
+        if filler is not None:
+            self.cloud.delete(filler.id)
+        self.cloud = whole
+
+    @override
+    def stranger(self) -> Cloud:
+        return self._connected(environment="stranger")
