@@ -1,11 +1,11 @@
 """REST for data: what one may know of a DOI, open data by search, one's own experiments. Nothing changes anything."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.utils.decorators import method_decorator
 from django.views.decorators.vary import vary_on_headers
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,16 +17,10 @@ from experiments.serializers import (
     DatasetPageSerializer,
     ExperimentListSerializer,
     PartSerializer,
-    RefusalSerializer,
     SearchSerializer,
 )
+from visa.rest import answers
 
-REFUSALS = {
-    400: OpenApiResponse(RefusalSerializer, "The input cannot be understood; `field` or `detail` says which part."),
-    401: OpenApiResponse(RefusalSerializer, "Not signed in, or with a token that does not count."),
-    403: OpenApiResponse(RefusalSerializer, "Not signed in, or not allowed."),
-    503: OpenApiResponse(RefusalSerializer, "The token cannot be checked now."),
-}
 #: answers follow from who asks
 _personal = method_decorator(vary_on_headers("Authorization", "Cookie"), name="dispatch")
 
@@ -41,7 +35,7 @@ def _part(serializer: type[PartSerializer], request: Request) -> dict[str, Any]:
 class DatasetView(APIView):
     """One dataset by its DOI, in any spelling. Readable signed out as far as its description is public."""
 
-    permission_classes: ClassVar = [AllowAny]
+    permission_classes = [AllowAny]
 
     @extend_schema(
         operation_id="datasets_retrieve",
@@ -50,11 +44,7 @@ class DatasetView(APIView):
                 "doi", OpenApiTypes.STR, OpenApiParameter.PATH, description="A DOI, its slashes as they are."
             )
         ],
-        responses={
-            200: DatasetPageSerializer,
-            **REFUSALS,
-            404: OpenApiResponse(RefusalSerializer, "Nothing is known under this DOI, or nothing you may know of."),
-        },
+        responses=answers({200: DatasetPageSerializer}, 400, 404),
     )
     def get(self, request: Request, doi: str) -> Response:
         return Response(DatasetPageSerializer(access.dataset_for(request.user, doi)).data)
@@ -64,12 +54,12 @@ class DatasetView(APIView):
 class DatasetsView(APIView):
     """Open data. The same for everybody."""
 
-    permission_classes: ClassVar = [AllowAny]
+    permission_classes = [AllowAny]
 
     @extend_schema(
         operation_id="datasets_list",
         parameters=[SearchSerializer],
-        responses={200: DatasetListSerializer, **REFUSALS},
+        responses=answers({200: DatasetListSerializer}, 400),
     )
     def get(self, request: Request) -> Response:
         asked = _part(SearchSerializer, request)
@@ -84,7 +74,7 @@ class ExperimentsView(APIView):
     @extend_schema(
         operation_id="experiments_list",
         parameters=[PartSerializer],
-        responses={200: ExperimentListSerializer, **REFUSALS},
+        responses=answers({200: ExperimentListSerializer}, 400),
     )
     def get(self, request: Request) -> Response:
         asked = _part(PartSerializer, request)

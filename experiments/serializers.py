@@ -8,16 +8,6 @@ from experiments.access import Outcome
 from experiments.openness import Reason
 
 
-class RefusalSerializer(serializers.Serializer[Any]):
-    """A no, as an answer: see `visa.responses.body_of`."""
-
-    code = serializers.CharField()
-    message = serializers.CharField()
-    way_out = serializers.CharField(allow_blank=True)
-    field = serializers.CharField(allow_blank=True)
-    detail = serializers.DictField()
-
-
 class TechniqueSerializer(serializers.Serializer[Any]):
     """A technique by its persistent identifier."""
 

@@ -17,18 +17,10 @@ from instances.serializers import (
     LaunchSerializer,
     OfferSerializer,
     PersonSerializer,
-    RefusalSerializer,
     TicketSerializer,
 )
 from visa.accounts.models import User
-
-REFUSALS = {
-    400: OpenApiResponse(RefusalSerializer, "The input cannot be understood; `field` says which part."),
-    401: OpenApiResponse(RefusalSerializer, "Not signed in."),
-    403: OpenApiResponse(RefusalSerializer, "Not allowed."),
-}
-MISSING = {404: OpenApiResponse(RefusalSerializer, "There is no such thing, or none you may know of.")}
-CONFLICT = {409: OpenApiResponse(RefusalSerializer, "Not possible in the state things are in.")}
+from visa.rest import BODY, answers
 
 
 def _person(request: Request) -> User:
@@ -41,7 +33,7 @@ def _person(request: Request) -> User:
 class MeView(APIView):
     """Who is asking."""
 
-    @extend_schema(operation_id="me", responses={200: PersonSerializer, 401: REFUSALS[401], 403: REFUSALS[403]})
+    @extend_schema(operation_id="me", responses=answers({200: PersonSerializer}))
     def get(self, request: Request) -> Response:
         return Response(PersonSerializer(_person(request)).data)
 
@@ -49,7 +41,7 @@ class MeView(APIView):
 class OfferView(APIView):
     """What can be launched now, and what the allowance holds."""
 
-    @extend_schema(operation_id="offer", responses={200: OfferSerializer, 401: REFUSALS[401], 403: REFUSALS[403]})
+    @extend_schema(operation_id="offer", responses=answers({200: OfferSerializer}))
     def get(self, request: Request) -> Response:
         return Response(OfferSerializer(actions.offer(_person(request))).data)
 
@@ -57,9 +49,7 @@ class OfferView(APIView):
 class AllowanceView(APIView):
     """What the person may have and has."""
 
-    @extend_schema(
-        operation_id="allowance", responses={200: AllowanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403]}
-    )
+    @extend_schema(operation_id="allowance", responses=answers({200: AllowanceSerializer}))
     def get(self, request: Request) -> Response:
         return Response(AllowanceSerializer(actions.offer(_person(request)).standing).data)
 
@@ -67,26 +57,23 @@ class AllowanceView(APIView):
 class InstancesView(APIView):
     """The person's machines."""
 
-    @extend_schema(
-        operation_id="instances_list",
-        responses={200: InstanceSerializer(many=True), 401: REFUSALS[401], 403: REFUSALS[403]},
-    )
+    @extend_schema(operation_id="instances_list", responses=answers({200: InstanceSerializer(many=True)}))
     def get(self, request: Request) -> Response:
         return Response(InstanceSerializer(access.instances_visible_to(_person(request)), many=True).data)
 
     @extend_schema(
         operation_id="instances_launch",
         request=LaunchSerializer,
-        responses={
-            200: OpenApiResponse(LaunchedSerializer, "The machine was there already."),
-            202: OpenApiResponse(LaunchedSerializer, "Accepted; the machine is being made."),
-            **REFUSALS,
-            **MISSING,
-            **CONFLICT,
-            415: OpenApiResponse(RefusalSerializer, "The body is not JSON."),
-            422: OpenApiResponse(RefusalSerializer, "The key was used for another wish."),
-            503: OpenApiResponse(RefusalSerializer, "The site offers no size or software yet."),
-        },
+        responses=answers(
+            {
+                200: OpenApiResponse(LaunchedSerializer, "The machine was there already."),
+                202: OpenApiResponse(LaunchedSerializer, "Accepted; the machine is being made."),
+            },
+            *BODY,
+            404,
+            409,
+            422,
+        ),
     )
     def post(self, request: Request) -> Response:
         launched = actions.launch(LaunchSerializer.wish_from(request.data), by=_person(request))
@@ -97,23 +84,17 @@ class InstancesView(APIView):
 class InstanceView(APIView):
     """One machine."""
 
-    @extend_schema(
-        operation_id="instances_retrieve",
-        responses={200: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING},
-    )
+    @extend_schema(operation_id="instances_retrieve", responses=answers({200: InstanceSerializer}, 404))
     def get(self, request: Request, instance_id: UUID) -> Response:
         return Response(InstanceSerializer(access.instance_for(_person(request), instance_id)).data)
 
-    @extend_schema(
-        operation_id="instances_delete",
-        responses={202: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING},
-    )
+    @extend_schema(operation_id="instances_delete", responses=answers({202: InstanceSerializer}, 404))
     def delete(self, request: Request, instance_id: UUID) -> Response:
         actions.delete(instance_id, by=_person(request))
         return _accepted(request, instance_id)
 
 
-_ORDER = {202: InstanceSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING, **CONFLICT}
+_ORDER = answers({202: InstanceSerializer}, 404, 409)
 
 
 class StartView(APIView):
@@ -146,11 +127,7 @@ class RebootView(APIView):
 class TicketsView(APIView):
     """Tickets for the desktop: each opens it once, within seconds."""
 
-    @extend_schema(
-        operation_id="instances_ticket",
-        request=None,
-        responses={201: TicketSerializer, 401: REFUSALS[401], 403: REFUSALS[403], **MISSING, **CONFLICT},
-    )
+    @extend_schema(operation_id="instances_ticket", request=None, responses=answers({201: TicketSerializer}, 404, 409))
     def post(self, request: Request, instance_id: UUID) -> Response:
         session_key = getattr(request._request.session, "session_key", None) or ""
         ticket = actions.desktop_ticket(instance_id, by=_person(request), session_key=session_key)

@@ -48,6 +48,12 @@ class Invalid(Refusal):
     code, status, title = "invalid", 400, "We could not read that"
 
 
+class TooLarge(Invalid):
+    """The input is longer than anything that is read here."""
+
+    code, status, title = "body_too_large", 413, "Too much at once"
+
+
 class Conflict(Refusal):
     """It cannot be done in the state things are in now."""
 

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
-from visa.errors import NotAllowed, NotFound, Refusal
+from visa.errors import Invalid, NotAllowed, NotFound, Refusal, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,18 @@ class RefusalMiddleware:
         return refuse(request, exception) if isinstance(exception, Refusal) else None
 
 
+#: what would work instead, by the code of an error of REST framework's own
+_WAYS_OUT = {
+    "not_authenticated": _lazy("Sign in with your browser, or send an access token as “Authorization: Bearer …”."),
+    "authentication_failed": _lazy("Get a new access token from your identity provider."),
+    "permission_denied": _lazy("Calls with a session need its form token in the header X-CSRFToken; or use a token."),
+    "parse_error": _lazy("Send one JSON object in UTF-8."),
+    "unsupported_media_type": _lazy("Send JSON, with “Content-Type: application/json”."),
+    "body_too_large": _lazy("Send less; no request here needs as much."),
+    "method_not_allowed": _lazy("The header Allow names the methods this address answers to."),
+}
+
+
 def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's own errors and ours in the one shape of `body_of`."""
     if isinstance(exception, Refusal):
@@ -61,16 +76,37 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
     response = drf_exception_handler(exception, context)
     if response is None:
         return None
-    code, message, detail = "refused", "", {}
+    code, message, way_out, field, detail = "refused", "", "", "", {}
     if isinstance(exception, exceptions.ValidationError):
         code, message = "invalid", _("Some fields were not understood.")
+        way_out = _("“detail.fields” says what is wrong with each.")
         detail = {"fields": response.data}
+        field = next(iter(response.data), "") if isinstance(response.data, dict) else ""
+        field = "" if field == "non_field_errors" else field
     elif isinstance(exception, Http404):
         code, message = "not_found", _("There is no such thing here.")
     elif isinstance(exception, exceptions.APIException):
         code, message = str(exception.get_codes()), str(exception.detail)
-    response.data = {"code": code, "message": message, "way_out": "", "field": "", "detail": detail}
+        way_out = str(_WAYS_OUT.get(code, ""))
+    response.data = {"code": code, "message": message, "way_out": way_out, "field": field, "detail": detail}
     return response
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """A request that cannot be read at all: too large, too many fields, broken parts, a wrong host."""
+    if isinstance(exception, RequestDataTooBig):
+        message = _("This is more than we read: %(limit)s at most.") % {
+            "limit": filesizeformat(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        }
+        return refuse(request, TooLarge(message, way_out=_("Send less; no form here needs as much.")))
+    message = _("This request cannot be read.")
+    return refuse(request, Invalid(message, way_out=_("Go back, load the page again and send it once more.")))
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's own no, of the admin for instance."""
+    message = _("You may not open this page.")
+    return refuse(request, NotAllowed(message, way_out=_("Ask an administrator of this site.")))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

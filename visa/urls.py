@@ -18,5 +18,7 @@ urlpatterns = [
     path("", include(instances.urls)),
 ]
 
+handler400 = "visa.responses.bad_request"
+handler403 = "visa.responses.permission_denied"
 handler404 = "visa.responses.page_not_found"
 handler500 = "visa.responses.server_error"
