@@ -15,7 +15,7 @@ from experiments.access import DatasetPage, Outcome
 from instances import access, actions
 from instances.forms import launch_wish, only
 from instances.views.frame import page, person_of, personal
-from instances.views.shown import Machine, bars, holds, spoken
+from instances.views.shown import Machine, bars, holds, lines, size, spoken
 from quotas.allowances import QuotaExceeded
 from visa.errors import Invalid, Refusal
 
@@ -44,6 +44,7 @@ def _described(found: DatasetPage) -> dict[str, object]:
         "found": found,
         "dataset": record,
         "open": found.verdict.open,
+        "size": size(record.size_bytes) if record.size_bytes is not None else "",
         "launch_url": reverse("instances:launch-home") + record.path,
         "cite": " ".join(
             part
@@ -180,7 +181,7 @@ def search(request: HttpRequest) -> HttpResponse:
         pass
     place = _place(request)
     found = data_access.search_open(text, offset=(place - 1) * LINES, limit=LINES)
-    context = {"q": text, "rows": found.items, **_pages(place, found.total)}
+    context = {"q": text, "lines": lines(found.items), **_pages(place, found.total)}
     return render(request, "experiments/dataset_search.html", context)
 
 
@@ -189,5 +190,5 @@ def experiments(request: HttpRequest) -> HttpResponse:
     """A person's own experiments, with their datasets."""
     place = _place(request)
     found = data_access.experiments_visible_to(request.user, offset=(place - 1) * LINES, limit=LINES)
-    context = {"rows": found.items, **_pages(place, found.total)}
+    context = {"rows": [(one, lines(one.datasets)) for one in found.items], **_pages(place, found.total)}
     return render(request, "experiments/experiment_list.html", context)

@@ -1,5 +1,6 @@
 """What templates are given: the values of the rooms below with the words a page needs. No queries, no decisions."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from django.urls import reverse
@@ -8,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from experiments import doi
+from experiments.access import DatasetRow
 from instances.access import EventView, InstanceView
 from instances.lifecycle import State
 from quotas.allowances import Standing, amount
@@ -44,12 +46,36 @@ def holds(cores: int, memory_mib: int, gpus: int) -> str:
     return " · ".join(parts)
 
 
+def size(count: int) -> str:
+    """An amount of data in decimal units, as facilities count: "911 GB"."""
+    units = (_("%(n)s bytes"), _("%(n)s kB"), _("%(n)s MB"), _("%(n)s GB"), _("%(n)s TB"), _("%(n)s PB"))
+    number, place = float(count), 0
+    while number >= 999.5 and place < len(units) - 1:
+        number, place = number / 1000, place + 1
+    return units[place] % {"n": number_format(number, 1 if place and number < 9.95 else 0)}
+
+
 def address_of(text: str) -> str:
     """The page of a dataset by its DOI; empty where the text is none."""
     try:
         return reverse("instances:dataset-home") + doi.path(doi.parse(text))
     except doi.MalformedDoi:
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A dataset in a list; `size` in words, empty where unknown."""
+
+    row: DatasetRow
+    size: str
+
+
+def lines(rows: Iterable[DatasetRow]) -> tuple[Line, ...]:
+    """Datasets as a list shows them."""
+    return tuple(
+        Line(row=one, size=size(one.dataset.size_bytes) if one.dataset.size_bytes is not None else "") for one in rows
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +97,30 @@ class Machine(InstanceView):
     @property
     def dataset_url(self) -> str:
         return address_of(self.dataset_doi) if self.dataset_doi else ""
+
+    @property
+    def launch_url(self) -> str:
+        """Where a machine that is gone is started anew; empty for one that is still there."""
+        if self.state is not State.GONE or not self.is_owner or not self.dataset_url:
+            return ""
+        return reverse("instances:launch-home") + self.dataset_url.removeprefix(reverse("instances:dataset-home"))
+
+    @property
+    def to_be_deleted(self) -> bool:
+        """Whether deleting it is the one thing left to do."""
+        return self.state is State.ERROR and not self.can_start and self.can_delete
+
+    @property
+    def can_do(self) -> bool:
+        """Whether there is anything to press."""
+        return bool(
+            self.can_start
+            or self.can_stop
+            or self.can_reboot
+            or (self.starting and self.can_delete)
+            or self.launch_url
+            or self.to_be_deleted
+        )
 
     @property
     def headline(self) -> str:

@@ -1,9 +1,10 @@
 """The site's accent as a style sheet of our own, so that no page needs a style inside it.
 
-A site names one colour. It is moved towards black or white, per scheme, until text in it can be read on every surface
-of `visa.css` (WCAG 2.2, 1.4.3: 4.5:1; the sums are those of its relative luminance).
+A site names one colour. Its lightness is moved, per scheme and no further than needed, until text in it can be read on
+every surface of `visa.css` (WCAG 2.2, 1.4.3: 4.5:1; the sums are those of its relative luminance).
 """
 
+import colorsys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,11 +25,11 @@ class Scheme:
     surfaces: tuple[str, ...]
     base: str
     tint: float
-    towards: str
+    lighter: bool
 
 
-LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=0.09, towards=INK)
-DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, towards=PAPER)
+LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=0.09, lighter=False)
+DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, lighter=True)
 
 
 def _read(text: str) -> Colour:
@@ -57,14 +58,17 @@ def contrast(one: Colour, other: Colour) -> float:
 
 
 def readable(accent: str, scheme: Scheme) -> str:
-    """The accent, as little changed as needed to be read on every surface of the scheme."""
-    wish, towards = _read(accent), _read(scheme.towards)
+    """The accent in a lightness, as near its own as can be, in which it is read on every surface of the scheme."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in _read(accent)))
+    end = 1.0 if scheme.lighter else 0.0
     for step in range(101):
-        colour = _mix(wish, towards, step / 100)
+        moved = lightness + (end - lightness) * step / 100
+        red, green, blue = (part * 255 for part in colorsys.hls_to_rgb(hue, moved, saturation))
+        colour = (red, green, blue)
         grounds = [_read(one) for one in scheme.surfaces] + [_mix(_read(scheme.base), colour, scheme.tint)]
         if all(contrast(colour, ground) >= ENOUGH for ground in grounds):
             return _write(colour)
-    return _write(towards)
+    return PAPER if scheme.lighter else INK
 
 
 def on(accent: str) -> str:

@@ -11,8 +11,9 @@ const steps = [
 ];
 const language = document.documentElement.lang || "en";
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
-const exact = new Intl.DateTimeFormat(language, { dateStyle: "full", timeStyle: "medium" });
-const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
+const exact = new Intl.DateTimeFormat(language, { dateStyle: "full", timeStyle: "medium", hourCycle: "h23" });
+const stamp = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
+const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium", hourCycle: "h23" });
 
 /** "3 minutes ago", "in 2 days"; under a minute "just now" in the reader's language. */
 function words(date) {
@@ -29,7 +30,8 @@ export function show(root = document) {
     const date = new Date(element.dateTime);
     if (Number.isNaN(date.valueOf()) || !element.dateTime.includes("T")) continue;
     element.title = exact.format(date);
-    const text = element.hasAttribute("data-relative") ? words(date) : clock.format(date);
+    const how = element.dataset.time;
+    const text = how === "clock" ? clock.format(date) : how === "stamp" ? stamp.format(date) : words(date);
     if (element.textContent !== text) element.textContent = text;
   }
 }
