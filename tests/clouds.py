@@ -218,8 +218,8 @@ class CloudUnderTest(ABC):
         assert server is not None
         return server
 
-    def losing_replies(self) -> Cloud:
-        """The same cloud, executing orders without an answer."""
+    def losing_replies(self, *, looks: bool = False) -> Cloud:
+        """The same cloud, executing orders without an answer; or looks, where `looks` is set."""
         return LosingReplies(self.cloud)
 
     @abstractmethod

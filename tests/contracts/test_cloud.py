@@ -5,6 +5,7 @@ without an answer. The memory cloud may stand in for a real one in other tests o
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -23,6 +24,8 @@ from instances.cloud.protocol import (
 )
 from instances.userdata import LIMIT_BYTES
 from tests.clouds import CloudUnderTest, LocalUnderTest, MemoryUnderTest
+from tests.openstack_cloud import OpenStackUnderTest
+from tests.real_cloud import real_cloud
 
 #: an id in every cloud's own form that no server has
 UNKNOWN = f"{uuid4()}"
@@ -36,20 +39,21 @@ ORDERS: dict[str, Callable[[Cloud, str], object]] = {
 
 
 @pytest.fixture(params=["memory", "local", pytest.param("openstack", marks=pytest.mark.openstack)])
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CloudUnderTest]:
+def subject(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CloudUnderTest]:
     """One cloud of each kind, with nothing in it; what a test leaves is deleted."""
-    under_test: CloudUnderTest
-    match request.param:
-        case "memory":
-            under_test = MemoryUnderTest()
-        case "local":
-            under_test = LocalUnderTest(tmp_path / "cloud")
-        case _:
-            from tests.openstack_cloud import OpenStackUnderTest
-
-            under_test = OpenStackUnderTest()
-    yield under_test
-    under_test.close()
+    with ExitStack() as stack:
+        under_test: CloudUnderTest
+        match request.param:
+            case "memory":
+                under_test = MemoryUnderTest()
+            case "local":
+                under_test = LocalUnderTest(tmp_path / "cloud")
+            case _:
+                under_test = OpenStackUnderTest(stack.enter_context(real_cloud(tmp_path, monkeypatch)))
+        stack.callback(under_test.close)
+        yield under_test
 
 
 def only(subject: CloudUnderTest, server: Server) -> Server:
@@ -302,10 +306,11 @@ def test_silence_is_told_as_silence_and_changes_nothing(subject: CloudUnderTest,
         "list": lambda cloud: tuple(cloud.list()),
         "offering": lambda cloud: cloud.offering(),
     }
-    given = orders.get(order, lambda cloud: ORDERS[order](cloud, server.id))
+    if order in ORDERS:
+        orders[order] = lambda cloud: ORDERS[order](cloud, server.id)
 
     with subject.deaf() as deaf, pytest.raises(CloudUnreachable):
-        given(deaf)
+        orders[order](deaf)
 
     assert only(subject, server).status is ServerStatus.ACTIVE
 
@@ -387,6 +392,6 @@ def test_a_look_whose_answer_was_lost_can_be_taken_again(subject: CloudUnderTest
     }
 
     with pytest.raises(CloudUnreachable):
-        looks[look](subject.losing_replies())
+        looks[look](subject.losing_replies(looks=True))
 
     assert looks[look](subject.cloud)
