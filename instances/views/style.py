@@ -26,10 +26,12 @@ class Scheme:
     base: str
     tint: float
     lighter: bool
+    #: how much of its saturation the accent keeps: light colours on dark ground glare
+    vivid: float
 
 
-LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=0.09, lighter=False)
-DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, lighter=True)
+LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=0.09, lighter=False, vivid=1.0)
+DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, lighter=True, vivid=0.68)
 
 
 def _read(text: str) -> Colour:
@@ -63,7 +65,7 @@ def readable(accent: str, scheme: Scheme) -> str:
     end = 1.0 if scheme.lighter else 0.0
     for step in range(101):
         moved = lightness + (end - lightness) * step / 100
-        red, green, blue = (part * 255 for part in colorsys.hls_to_rgb(hue, moved, saturation))
+        red, green, blue = (part * 255 for part in colorsys.hls_to_rgb(hue, moved, saturation * scheme.vivid))
         colour = (red, green, blue)
         grounds = [_read(one) for one in scheme.surfaces] + [_mix(_read(scheme.base), colour, scheme.tint)]
         if all(contrast(colour, ground) >= ENOUGH for ground in grounds):
