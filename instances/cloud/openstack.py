@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -52,8 +52,8 @@ MICROVERSION: Final = "2.90"
 #: where a machine's desktop listens; deploy/images/build
 DESKTOP_PORT: Final = 5901
 
-#: records per page of a listing
-PAGE: Final = 200
+#: how long Nova may take to write down why a server failed, after it says that it did
+FAULT_COMES: Final = timedelta(seconds=10)
 
 _STATUS: Final = {
     "BUILD": ServerStatus.BUILD,
@@ -68,7 +68,7 @@ _STATUS: Final = {
 
 
 class _TimedSession(Session):
-    """A session whose calls share one deadline: signing in, discovery and the call itself take `CALL_SECONDS` together.
+    """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
 
     The time-out of a requests call bounds each wait for a byte, so this holds for all but a cloud that drips.
     """
@@ -85,14 +85,16 @@ class _TimedSession(Session):
 class OpenStackCloud(Cloud):
     """The project that the entry `cloud` of clouds.yaml signs in to; machines stand on the network called `network`.
 
-    `environment` tells our servers from another installation's in the same project. One connection per thread and
-    process, made when first needed: the SDK's is not safe to share, and must not survive a fork.
+    `environment` tells our servers from another installation's in the same project; `seconds` is the longest a verb may
+    take. One connection per thread and process, made when first needed: the SDK's is not safe to share, and must not
+    survive a fork.
     """
 
-    def __init__(self, *, cloud: str, network: str, environment: str) -> None:
+    def __init__(self, *, cloud: str, network: str, environment: str, seconds: float = CALL_SECONDS) -> None:
         self._cloud = cloud
         self._network = network
         self._environment = environment
+        self._seconds = seconds
         self._own = threading.local()
 
     @override
@@ -126,6 +128,8 @@ class OpenStackCloud(Cloud):
                     metadata={"visa_instance": str(spec.instance_id), "visa_environment": self._environment},
                     tags=[_instance_tag(spec.instance_id), self._environment_tag],
                 )
+            if not made.id:
+                raise CloudUnreachable("an answer to a create that names no server")
         # Nova's answer is little more than the id; the rest is seen at the next look.
         return Server(
             id=made.id,
@@ -200,7 +204,7 @@ class OpenStackCloud(Cloud):
                 self._own.session = region.get_session()
                 self._own.process = os.getpid()
             session: _TimedSession = self._own.session
-            session.deadline = time.monotonic() + CALL_SECONDS
+            session.deadline = time.monotonic() + self._seconds
             connection: Connection = self._own.connection
             yield connection
 
@@ -210,9 +214,12 @@ class OpenStackCloud(Cloud):
 
     def _servers(self, connection: Connection, **query: Any) -> tuple[Server, ...]:
         """Our servers that match a query, oldest first, without the deleted ones. All pages, or an error."""
-        records = connection.compute.servers(details=True, limit=PAGE, **query)
-        seen = [server for record in records if (server := self._seen(record)) is not None]
-        alive = [server for server in seen if server.status is not ServerStatus.DELETED]
+        # No `limit`: the SDK would then ask for a page after the last, and Nova shows a server that is being scheduled
+        # behind itself. Without it the SDK follows Nova's own links from page to page.
+        records = connection.compute.servers(details=True, **query)
+        # By id, since a server may move from one page to the next while they are read.
+        seen = {record.id: server for record in records if (server := self._seen(record)) is not None}
+        alive = [server for server in seen.values() if server.status is not ServerStatus.DELETED]
         return tuple(sorted(alive, key=lambda server: (server.created_at, server.id)))
 
     def _ours(self, connection: Connection, server_id: str) -> NovaServer:
@@ -222,6 +229,8 @@ class OpenStackCloud(Cloud):
             record = connection.compute.get_server(server_id)
         except (sdk_errors.NotFoundException, sdk_errors.BadRequestException) as error:
             raise ServerGone(f"no server {server_id}") from error
+        if not record.status or not record.created_at:
+            raise CloudUnreachable(f"an answer about server {server_id} that says nothing of it")
         server = self._seen(record)
         if server is None or server.status is ServerStatus.DELETED:
             raise ServerGone(f"no server {server_id} of ours")
@@ -250,20 +259,29 @@ class OpenStackCloud(Cloud):
             instance_id = UUID(metadata.get("visa_instance", ""))
         except ValueError:
             return None
-        fault = record.fault or {}
+        fault = str((record.fault or {}).get("message", ""))[:500]
+        status = _STATUS.get(record.status or "", ServerStatus.UNKNOWN)
+        if status is ServerStatus.ERROR and not fault and _is_recent(record.updated_at):
+            # Nova says ERROR first and why a moment later. Not told yet is UNKNOWN: look again before judging.
+            status = ServerStatus.UNKNOWN
         return Server(
             id=record.id,
             name=record.name or "",
             instance_id=instance_id,
-            status=_STATUS.get(record.status or "", ServerStatus.UNKNOWN),
+            status=status,
             desktop=_desktop(record.addresses or {}, self._network),
             created_at=datetime.fromisoformat(record.created_at),
-            fault=str(fault.get("message", ""))[:500],
+            fault=fault,
         )
 
 
 def _instance_tag(instance_id: UUID) -> str:
     return f"visa:instance={instance_id}"
+
+
+def _is_recent(timestamp: str | None) -> bool:
+    """Whether a time of the cloud's is about now. Where its clock is wrong, it is not."""
+    return timestamp is not None and abs(datetime.now(UTC) - datetime.fromisoformat(timestamp)) < FAULT_COMES
 
 
 def _desktop(addresses: Mapping[str, Iterable[Mapping[str, object]]], network: str) -> Desktop | None:

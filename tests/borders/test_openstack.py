@@ -1,0 +1,351 @@
+"""A real OpenStack: that what the platform believes of Nova is so, also when the wire between them is bad.
+
+What all clouds have in common is in tests/contracts/test_cloud.py; here is what only this one has.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instances.cloud.openstack import OpenStackCloud
+from instances.cloud.protocol import (
+    CloudDenied,
+    CloudFull,
+    CloudRefused,
+    CloudUnreachable,
+    Server,
+    ServerGone,
+    ServerStatus,
+    server_name,
+)
+from tests.real_cloud import RealCloud, has_guests, real_cloud, until
+from tests.wire import Fault
+
+pytestmark = pytest.mark.openstack
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealCloud]:
+    with real_cloud(tmp_path, monkeypatch) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(real: RealCloud) -> OpenStackCloud:
+    return real.connect()
+
+
+def someone_elses(real: RealCloud, **body: Any) -> Any:
+    """A server that somebody else made in the same project."""
+    sdk = real.sdk("visa-user")
+    (network,) = sdk.network.networks(name="visa")
+    return sdk.compute.create_server(
+        image_id=sdk.image.find_image("visa-desktop").id,
+        flavor_id=sdk.compute.find_flavor("visa.small").id,
+        networks=[{"uuid": network.id}],
+        **body,
+    )
+
+
+def test_a_server_lives_from_create_to_gone(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+
+    made = cloud.create(spec)
+    assert made.status is ServerStatus.BUILD
+    assert [server.id for server in cloud.find(spec.instance_id)] == [made.id]
+
+    server = real.settled(cloud, spec, ServerStatus.ACTIVE)
+    assert server.name == server_name(spec.instance_id)
+    assert server.instance_id == spec.instance_id
+    assert server.desktop is not None
+    assert server.desktop.host.startswith("10.77.")
+    assert server.desktop.port == 5901
+
+    cloud.start(server.id)
+    cloud.stop(server.id)
+    cloud.stop(server.id)
+    real.settled(cloud, spec, ServerStatus.SHUTOFF)
+    cloud.stop(server.id)
+    cloud.reboot(server.id)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    cloud.delete(server.id)
+    real.gone(cloud, spec)
+    cloud.delete(server.id)
+    for verb in (cloud.start, cloud.stop, cloud.reboot, cloud.console):
+        with pytest.raises(ServerGone):
+            verb(server.id)
+
+
+def test_nova_holds_our_name_tags_metadata_and_a_config_drive(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+
+    made = cloud.create(spec)
+
+    record = real.sdk("visa-user").compute.get_server(made.id)
+    assert record.name == f"visa-{spec.instance_id}"
+    assert set(record.tags) == {f"visa:instance={spec.instance_id}", f"visa:environment={real.environment}"}
+    assert record.metadata == {"visa_instance": str(spec.instance_id), "visa_environment": real.environment}
+    assert record.has_config_drive in {True, "True"}
+
+
+def test_another_environments_servers_are_invisible_and_out_of_reach(real: RealCloud, cloud: OpenStackCloud) -> None:
+    other = real.connect(environment=f"other-{uuid.uuid4().hex[:8]}")
+    spec = real.spec()
+    made = other.create(spec)
+
+    assert cloud.find(spec.instance_id) == ()
+    assert made.id not in {server.id for server in cloud.list()}
+    cloud.delete(made.id)
+    with pytest.raises(ServerGone):
+        cloud.stop(made.id)
+
+    assert [server.id for server in other.find(spec.instance_id)] == [made.id]
+
+
+def test_a_server_with_our_name_and_tags_but_other_metadata_is_not_ours(real: RealCloud, cloud: OpenStackCloud) -> None:
+    instance_id = uuid.uuid4()
+    stranger = someone_elses(
+        real,
+        name=f"visa-{instance_id}",
+        tags=[f"visa:instance={instance_id}", f"visa:environment={real.environment}"],
+        metadata={"visa_instance": str(uuid.uuid4()), "visa_environment": "production"},
+    )
+
+    try:
+        assert cloud.find(instance_id) == ()
+        cloud.delete(stranger.id)
+        assert real.sdk("visa-user").compute.get_server(stranger.id).status != "DELETED"
+    finally:
+        real.sdk("visa-user").compute.delete_server(stranger.id)
+
+
+def test_a_doubled_create_is_found_twice_oldest_first(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+
+    first = cloud.create(spec)
+    until(lambda: cloud.find(spec.instance_id), 10, "the first is found")
+    second = cloud.create(spec)
+
+    assert {server.id for server in cloud.find(spec.instance_id)} == {first.id, second.id}
+    found = cloud.find(spec.instance_id)
+    assert [server.created_at for server in found] == sorted(server.created_at for server in found)
+
+
+def test_a_listing_of_several_pages_is_whole(real: RealCloud, cloud: OpenStackCloud) -> None:
+    # Nova's pages hold three there; with guests that boot, four would be too many for one machine.
+    if has_guests():
+        made = {cloud.create(real.spec()).id for _ in range(2)}
+    else:
+        made = {cloud.create(real.spec()).id for _ in range(7)}
+
+    assert {server.id for server in cloud.list()} == made
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image": "no-such-image"}, "no image called 'no-such-image'"),
+        ({"flavour": "no.such"}, "no flavour called 'no.such'"),
+        ({"user_data": "#" * 49_150}, "user-data of 49,150 bytes; Nova takes 49,149"),
+    ],
+)
+def test_what_can_never_be_made_is_refused_with_its_reason(
+    real: RealCloud, cloud: OpenStackCloud, change: dict[str, str], sentence: str
+) -> None:
+    spec = real.spec(**change)
+
+    with pytest.raises(CloudRefused, match=sentence):
+        cloud.create(spec)
+
+    assert cloud.find(spec.instance_id) == ()
+
+
+def test_the_largest_user_data_is_taken(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec(user_data="#cloud-config\n#" + "x" * (49_149 - 15))
+
+    assert cloud.create(spec).status is ServerStatus.BUILD
+
+
+def test_a_network_that_is_not_there_is_refused(real: RealCloud) -> None:
+    with pytest.raises(CloudRefused, match="no network called 'elsewhere'"):
+        real.connect(network="elsewhere").create(real.spec())
+
+
+def test_a_used_up_quota_is_full_in_novas_own_words(real: RealCloud, cloud: OpenStackCloud) -> None:
+    admin = real.sdk()
+    project = admin.identity.find_project("visa")
+    admin.compute.update_quota_set(project, instances=0)
+    spec = real.spec()
+
+    try:
+        with pytest.raises(CloudFull, match="Quota exceeded for instances"):
+            cloud.create(spec)
+        assert cloud.find(spec.instance_id) == ()
+    finally:
+        admin.compute.revert_quota_set(project)
+
+
+def test_a_cloud_without_room_says_so_on_the_server(real: RealCloud, cloud: OpenStackCloud) -> None:
+    # Every host has one GPU; the scheduler finds that out after the create was accepted.
+    gpus = {"flavour": "visa.gpu", "vcpus": 2, "memory_mib": 2048, "disk_gib": 8, "gpus": 1}
+    refused: list[Server] = []
+    while not refused:
+        spec = real.spec(**gpus)
+        cloud.create(spec)
+        server = real.settled(cloud, spec, ServerStatus.ACTIVE, ServerStatus.ERROR)
+        refused += [server] if server.status is ServerStatus.ERROR else []
+
+    assert refused[0].fault == "No valid host was found. There are not enough hosts available."
+
+
+def test_an_order_whose_answer_is_lost_was_given_once_and_is_found(real: RealCloud, cloud: OpenStackCloud) -> None:
+    with real.wire() as wire:
+        deaf = real.connect(wire=wire)
+        spec = real.spec()
+        wire.fault = Fault.LOSE_REPLY
+
+        with pytest.raises(CloudUnreachable):
+            deaf.create(spec)
+
+        assert wire.orders == [("POST", "/v2.1/servers")]
+        assert len(cloud.find(spec.instance_id)) == 1
+        server = real.settled(cloud, spec, ServerStatus.ACTIVE)
+        with pytest.raises(CloudUnreachable):
+            deaf.stop(server.id)
+        real.settled(cloud, spec, ServerStatus.SHUTOFF)
+        with pytest.raises(CloudUnreachable):
+            deaf.start(server.id)
+        real.settled(cloud, spec, ServerStatus.ACTIVE)
+        with pytest.raises(CloudUnreachable):
+            deaf.delete(server.id)
+        real.gone(cloud, spec)
+
+
+@pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.UNAVAILABLE, Fault.NONSENSE, Fault.LIMITED])
+def test_an_answer_that_says_nothing_is_no_answer_and_nothing_is_sent_again(
+    real: RealCloud, cloud: OpenStackCloud, fault: Fault
+) -> None:
+    with real.wire() as wire:
+        spec = real.spec()
+        wire.fault = fault
+
+        with pytest.raises(CloudUnreachable):
+            real.connect(wire=wire).create(spec)
+
+        assert wire.orders == [("POST", "/v2.1/servers")]
+        assert cloud.find(spec.instance_id) == ()
+
+
+def test_a_silent_cloud_is_given_up_in_time_and_may_still_do_it_late(real: RealCloud, cloud: OpenStackCloud) -> None:
+    with real.wire() as wire:
+        hasty = real.connect(wire=wire, seconds=3.0)
+        spec = real.spec()
+        hasty.list()
+        wire.fault = Fault.SILENT
+
+        with pytest.raises(CloudUnreachable):
+            hasty.create(spec)
+        assert cloud.find(spec.instance_id) == ()
+
+        wire.release()
+        assert len(cloud.find(spec.instance_id)) == 1
+        assert wire.orders == [("POST", "/v2.1/servers")]
+
+
+@pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.UNAVAILABLE, Fault.NONSENSE])
+def test_a_look_without_an_answer_is_never_an_empty_one(real: RealCloud, fault: Fault) -> None:
+    with real.wire() as wire:
+        deaf = real.connect(wire=wire)
+        spec = real.spec()
+        deaf.create(spec)
+        wire.fault, wire.reads = fault, True
+
+        for look in (lambda: deaf.find(spec.instance_id), deaf.list, deaf.offering):
+            with pytest.raises(CloudUnreachable):
+                look()
+
+        wire.fault = Fault.NONE
+        assert len(deaf.find(spec.instance_id)) == 1
+
+
+def test_a_cloud_that_is_not_there_is_unreachable(real: RealCloud) -> None:
+    with real.wire() as wire:
+        url = wire.url
+    nobody = real.connect(compute_endpoint_override=url)
+
+    with pytest.raises(CloudUnreachable):
+        nobody.find(uuid.uuid4())
+    with pytest.raises(CloudUnreachable):
+        real.connect(auth={"auth_url": "http://127.0.0.1:9/v3"}).find(uuid.uuid4())
+
+
+def test_a_wrong_or_missing_credential_is_denied(real: RealCloud) -> None:
+    with pytest.raises(CloudDenied):
+        real.connect(auth={"application_credential_secret": "wrong"}).list()
+    with pytest.raises(CloudDenied, match=r"clouds\.yaml"):
+        real.connect(cloud="nowhere").list()
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "path"),
+    [
+        ("compute", "POST", "/os-keypairs"),
+        ("compute", "PUT", "/servers/any"),
+        ("compute", "GET", "/os-hypervisors"),
+        ("compute", "GET", "/limits"),
+        ("image", "POST", "/images"),
+        ("image", "DELETE", "/images/any"),
+        ("network", "POST", "/networks"),
+        ("network", "PUT", "/security-groups/any"),
+        ("network", "DELETE", "/ports/any"),
+        ("identity", "POST", "/users/any/application_credentials"),
+    ],
+)
+def test_the_platforms_credential_can_do_nothing_else(real: RealCloud, service: str, method: str, path: str) -> None:
+    sdk = real.sdk("visa")
+
+    answer = getattr(sdk, service).request(path, method, json={}, raise_exc=False)
+
+    assert answer.status_code in {401, 403}
+
+
+def test_each_thread_and_each_process_has_a_connection_of_its_own(real: RealCloud, cloud: OpenStackCloud) -> None:
+    cloud.list()
+    failed: list[Exception] = []
+
+    def look() -> None:
+        try:
+            for _ in range(3):
+                cloud.list()
+        except Exception as error:  # noqa: BLE001 - told to the test's own thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+    child = os.fork()
+    if child == 0:
+        try:
+            cloud.list()
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent must hear of it
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_offering_names_what_a_site_can_choose_from(cloud: OpenStackCloud) -> None:
+    offering = cloud.offering()
+
+    assert "visa-desktop" in offering.images
+    assert {"visa.small", "visa.medium", "visa.gpu"} <= offering.flavours
+    assert "visa" in offering.networks
