@@ -19,6 +19,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from typing_extensions import override
+from websockets.exceptions import WebSocketException
 
 from deploy import demo_data
 from deploy.demo_platform import DemoPlatform
@@ -29,6 +30,8 @@ Step = Callable[[str], AbstractContextManager[None]]
 #: seconds until a desktop must be there: this machine's own, and an emulated one
 PATIENCE = {"local": 60, "openstack": 600}
 PERSON = "scientist"
+#: a module of deploy/software, a command that only it brings, and what that answers
+MODULE, MODULE_SAYS, MODULE_ANSWERS = "visa-sample", "type -P sample-hash", "/sample-hash"
 
 
 class Failed(Exception):
@@ -181,17 +184,27 @@ async def work(visitor: Visitor, machine: str, command: str) -> tuple[str, str]:
             if time.monotonic() > until:
                 raise Failed(f"the desktop's picture of {width} × {height} stays of one colour")
             await asyncio.sleep(0.25)
-        # A shell that has just been opened may drop what is typed before its prompt: ask until it answers.
-        heard = ""
-        for _ in range(6):
-            await viewer.type(command + "\n")
-            try:
-                while "visa-check" not in heard:
-                    heard = await viewer.clipboard(seconds=8)
-            except TimeoutError:
-                continue
-            return heard, f"{width} × {height}"
-    raise Failed("the terminal in the desktop does not answer")
+        # A shell that has just been opened may drop what is typed before its prompt: ask shortly until it answers.
+        for number in range(20):
+            await viewer.type(f"echo visa-ready-{number} | xclip -selection clipboard\n")
+            if await heard(viewer, f"visa-ready-{number}", seconds=3):
+                break
+        else:
+            raise Failed("the terminal in the desktop does not answer")
+        await viewer.type(command + "\n")
+        answer_text = await heard(viewer, "visa-check", seconds=20)
+        return answer_text, f"{width} × {height}"
+
+
+async def heard(viewer: Viewer, words: str, *, seconds: float) -> str:
+    """The clipboard's text that holds these words; empty where none comes in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            while words not in (text := await viewer.clipboard(seconds=seconds)):
+                pass
+    except TimeoutError:
+        return ""
+    return text
 
 
 def all_gone(visitor: Visitor, machine: str, seconds: float) -> None:
@@ -225,16 +238,16 @@ def run(platform: DemoPlatform, step: Step) -> None:
         said = until_active(visitor, machine, patience)
     place = said["mounts"][0]["target"]
     command = (
-        f"module load {dataset.module};"
-        f' printf "%s\\n" visa-check-{sentinel} "$(sha256sum {place}/{file.name})" "$({dataset.module_says})"'
+        f"module load {MODULE};"
+        f' printf "%s\\n" visa-check-{sentinel} "$(sha256sum {place}/{file.name})" "$({MODULE_SAYS})"'
         f' "$(touch {place}/x 2>&1 && echo written)" | xclip -selection clipboard'
     )
     with step("Picture, module, hash, write, by keys"):
         try:
-            heard, size = asyncio.run(work(visitor, machine, command))
-        except (ViewerFault, TimeoutError, OSError) as error:
+            told, size = asyncio.run(work(visitor, machine, command))
+        except (ViewerFault, WebSocketException, TimeoutError, OSError) as error:
             raise Failed(f"the desktop's connection: {type(error).__name__} {error}") from error
-    compare(heard, file=file, place=place, content=content, sentinel=sentinel, module=dataset.module_answers)
+    compare(told, file=file, place=place, content=content, sentinel=sentinel, module=MODULE_ANSWERS)
     with step("Deleted, and nothing left"):
         all_gone(visitor, machine, patience)
         if not platform.openstack:
@@ -244,9 +257,9 @@ def run(platform: DemoPlatform, step: Step) -> None:
     print(f"    a desktop of {size} pixels hashed {file.name} at {place} and could not write there", flush=True)
 
 
-def compare(heard: str, *, file: Path, place: str, content: bytes, sentinel: str, module: str) -> None:
+def compare(told: str, *, file: Path, place: str, content: bytes, sentinel: str, module: str) -> None:
     """Whether the terminal's answers are the right ones."""
-    lines = (heard.splitlines() + 4 * [""])[:4]
+    lines = (told.splitlines() + 4 * [""])[:4]
     expected = hashlib.sha256(content).hexdigest()
     if lines[0] != f"visa-check-{sentinel}":
         raise Failed(f"the clipboard holds {lines[0]!r}, which is not this run's")

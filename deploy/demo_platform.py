@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from deploy import processes
-from deploy.processes import LOOPBACK, ROOT, Missing, NotReady, Running
+from deploy.processes import LOOPBACK, ROOT, NotReady, Running
 
 PYTHON = [sys.executable]
 Step = Callable[[str], AbstractContextManager[None]]
@@ -62,23 +62,11 @@ class Keys:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenStackSite:
-    """An OpenStack to put machines on: what the embedded cloud needs no words for."""
-
-    cloud: str
-    network: str
-    #: directory of clouds.yaml; empty: where openstacksdk looks by itself
-    clouds_file: str
-    desktop_ranges: str
-    data_source: str
-    software_source: str
-    image: str
-
-
 class DemoPlatform:
     """One platform in `directory`, at `port` of loopback. `up` and `down`, or a `with`.
 
+    `openstack` are the variables that tell of an OpenStack to put machines on (cloud, network, ranges, data, software);
+    without them machines are desktops of this host.
     Raises `Missing` and `NotReady` with one sentence.
     """
 
@@ -88,7 +76,7 @@ class DemoPlatform:
         *,
         port: int,
         environment: str = "demo",
-        openstack: OpenStackSite | None = None,
+        openstack: Mapping[str, str] | None = None,
         step: Step = _quietly,
         durable: bool = True,
     ) -> None:
@@ -150,7 +138,7 @@ class DemoPlatform:
             "VISA_DATABASE_USER": facts["user"],
             "VISA_REDIS_URL": self.running["Redis"].facts["url"],
             "VISA_MACHINE_KEYS": keys.machine_key,
-            "VISA_DESKTOP_RANGES": self.openstack.desktop_ranges if self.openstack else f"{LOOPBACK}/32",
+            "VISA_DESKTOP_RANGES": f"{LOOPBACK}/32",
             "VISA_ROLES_ADMINISTRATOR": f"subject:{self.issuer}#administrator",
             "VISA_ROLES_INSTRUMENT_SCIENTIST": f"subject:{self.issuer}#instrumentscientist",
         }
@@ -167,39 +155,21 @@ class DemoPlatform:
                 f"{name}_API_CLIENTS": "notebook",
                 f"{name}_NAMESPACES": "urn:geant:demo.example",
             }
-        # The web process works out a launch's mounts and their sources; only drivers are told of the cloud.
-        said |= self._data_variables()
-        if process != "web":
-            said |= self._cloud_variables()
+        if self.openstack is None:
+            said |= {
+                "VISA_DATA_SOURCE": f"{self.directory}/data/{{path}}",
+                "VISA_DATA_FSTYPE": "none",
+                "VISA_SOFTWARE_SOURCE": str(self.directory / "software"),
+                "VISA_SOFTWARE_FSTYPE": "none",
+            }
+        cloud = {"VISA_CLOUD_KIND": "local", "VISA_CLOUD_DIRECTORY": str(self.directory / "machines")}
+        if self.openstack is not None:
+            cloud = dict(self.openstack)
+        said |= cloud | {"VISA_CLOUD_ENVIRONMENT": self.environment}
+        if process == "web":
+            # It takes wishes and opens desktops; the cloud and its credential are the drivers' alone.
+            said = {key: value for key, value in said.items() if not key.startswith(("VISA_CLOUD_", "OS_"))}
         return said
-
-    def _data_variables(self) -> dict[str, str]:
-        if self.openstack:
-            return {
-                "VISA_DATA_SOURCE": self.openstack.data_source,
-                "VISA_DATA_FSTYPE": "nfs",
-                "VISA_SOFTWARE_SOURCE": self.openstack.software_source,
-                "VISA_SOFTWARE_FSTYPE": "nfs",
-            }
-        return {
-            "VISA_DATA_SOURCE": f"{self.directory}/data/{{path}}",
-            "VISA_DATA_FSTYPE": "none",
-            "VISA_SOFTWARE_SOURCE": str(self.directory / "software"),
-            "VISA_SOFTWARE_FSTYPE": "none",
-        }
-
-    def _cloud_variables(self) -> dict[str, str]:
-        if self.openstack:
-            said = {
-                "VISA_CLOUD_KIND": "openstack",
-                "VISA_CLOUD_NAME": self.openstack.cloud,
-                "VISA_CLOUD_NETWORK": self.openstack.network,
-            }
-            if self.openstack.clouds_file:
-                said["OS_CLIENT_CONFIG_FILE"] = self.openstack.clouds_file
-        else:
-            said = {"VISA_CLOUD_KIND": "local", "VISA_CLOUD_DIRECTORY": str(self.directory / "machines")}
-        return said | {"VISA_CLOUD_ENVIRONMENT": self.environment}
 
     # --- neighbours ----------------------------------------------------------------------------------------------
 
@@ -262,14 +232,11 @@ class DemoPlatform:
 
     def fill(self) -> None:
         """Software tree, sample data, database, pages' parts; each only where something changed."""
-        if not self.openstack:
-            with self._step("Software tree"):
-                self.run("-m", "deploy.software", str(self.directory / "software"))
+        with self._step("Software tree"):
+            self.run("-m", "deploy.software", str(self.directory / "software"))
         with self._step("Database, records and sample data"):
-            image = self.openstack.image if self.openstack else "local"
             data = self.directory / "data"
-            cloud = "openstack" if self.openstack else "local"
-            self.run("-m", "deploy.demo_setup", "--data", str(data), "--cloud", cloud, "--image", image)
+            self.run("-m", "deploy.demo_setup", "--data", str(data))
 
     # --- our own processes ---------------------------------------------------------------------------------------
 
@@ -357,15 +324,19 @@ class DemoPlatform:
                 again[name]()
             time.sleep(0.5)
 
+    def end_desktops(self) -> None:
+        """End the embedded cloud's desktops, for good."""
+        if (self.directory / "machines").is_dir():
+            command = [*PYTHON, "-m", "deploy.demo_clear", str(self.directory / "machines"), self.environment]
+            subprocess.run(command, cwd=ROOT, check=False, timeout=120)
+
     def clear(self) -> None:
         """End this directory's desktops and remove all of it. Only while nothing of it runs."""
         if not self.directory.exists():
             return
         self.hold()
         try:
-            if (self.directory / "machines").is_dir():
-                command = [*PYTHON, "-m", "deploy.demo_clear", str(self.directory / "machines"), self.environment]
-                subprocess.run(command, cwd=ROOT, check=False, timeout=120)
+            self.end_desktops()
             shutil.rmtree(self.directory)
         except OSError as error:
             raise NotReady(f"{error.filename}: {error.strerror}; remove it as the user who made it.") from error
@@ -386,6 +357,3 @@ def as_interrupt() -> None:
     """SIGTERM and SIGHUP end us as Ctrl-C does: in order."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-
-
-__all__ = ["DemoPlatform", "Missing", "NotReady", "OpenStackSite", "as_interrupt"]

@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from deploy import processes
-from deploy.demo_platform import DemoPlatform, Missing, NotReady, OpenStackSite, as_interrupt
-from deploy.processes import ROOT
+from deploy import demo_openstack, processes
+from deploy.demo_platform import DemoPlatform, as_interrupt
+from deploy.processes import ROOT, Missing, NotReady
 from deploy.steps import step
 
 STATE = ROOT / ".visa"
@@ -39,15 +39,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def openstack_site(cloud: str) -> OpenStackSite | None:
-    """The OpenStack that was asked for, brought up if it is our own; None for the embedded cloud."""
-    if cloud == "local":
-        return None
-    from deploy import demo_openstack
-
-    return demo_openstack.site(step)
-
-
 def welcome(platform: DemoPlatform) -> None:
     """Where it is, and whom to be."""
     cast = json.loads((ROOT / "deploy" / "identity" / "cast.json").read_text(encoding="utf-8"))
@@ -75,12 +66,10 @@ def check(platform: DemoPlatform) -> int:
         with platform:
             demo_check.run(platform, step)
     except demo_check.Failed as error:
-        print(f"The check failed: {error}", file=sys.stderr)
+        print(f"The check failed: {error}\nWhat each process said is in {platform.directory / 'log'}.", file=sys.stderr)
+        platform.end_desktops()
         return 1
-    finally:
-        kept = platform.directory / "log"
-        if kept.is_dir() and sys.exc_info()[0] is None:
-            platform.clear()
+    platform.clear()
     print("The check passed.", flush=True)
     return 0
 
@@ -89,10 +78,10 @@ def main() -> int:
     asked = arguments()
     as_interrupt()
     try:
-        openstack = openstack_site(asked.cloud)
         name = "check" if asked.check else "demo"
         directory = STATE / (name if asked.cloud == "local" else f"{name}-openstack")
         port = asked.port or (processes.free_port() if asked.check else 8000)
+        openstack = demo_openstack.variables(directory, step) if asked.cloud == "openstack" else None
         platform = DemoPlatform(directory, port=port, environment=name, openstack=openstack, step=step)
         if asked.check:
             return check(platform)

@@ -14,8 +14,8 @@ MEDIUM = {"cores": 2, "memory_mib": 2048, "disk_gib": 8, "gpus": 0}
 GPU = {"cores": 2, "memory_mib": 2048, "disk_gib": 8, "gpus": 1}
 
 
-def offers(image: str) -> None:
-    """Three sizes, one image, and how much everybody may have; deploy/openstack names its flavours alike."""
+def offers() -> None:
+    """Three sizes, one image, and how much everybody may have; named as in deploy/openstack."""
     from instances.models import Image
     from quotas.models import Flavour, Limit
 
@@ -32,7 +32,7 @@ def offers(image: str) -> None:
         defaults={
             "name": "Analysis desktop",
             "description": "A desktop with a terminal, the facility's software and your data",
-            "cloud_name": image,
+            "cloud_name": "visa-desktop",
         },
     )
     everyone = {"machines": 3, "cores": 4, "memory_mib": 4096, "gpus": 1}
@@ -54,14 +54,13 @@ def records(data: Path, issuer: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="deploy.demo_setup", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="where the sample files go")
-    parser.add_argument("--image", required=True, help="the image's name at the cloud")
     asked = parser.parse_args()
     django.setup()
     from django.core.management import call_command
 
     call_command("migrate", interactive=False, verbosity=0)
     call_command("collectstatic", interactive=False, verbosity=0)
-    offers(asked.image)
+    offers()
     records(asked.data, os.environ["VISA_OIDC_DEMO_ISSUER"])
 
 
