@@ -154,14 +154,16 @@ class _Wire(asyncio.BufferedProtocol):
 
     async def read(self) -> bytes:
         """The next block, at most 64 KiB; empty at the end."""
-        if self.lost or self._transport is None or self._transport.is_closing():
-            return b""
-        self._reader = asyncio.get_running_loop().create_future()
-        self._transport.resume_reading()
-        try:
-            await self._reader
-        finally:
-            self._reader = None
+        # uvloop begins to read by itself once connection_made has returned: a block may be there before it is asked for.
+        if not self._filled:
+            if self.lost or self._transport is None or self._transport.is_closing():
+                return b""
+            self._reader = asyncio.get_running_loop().create_future()
+            self._transport.resume_reading()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         data = bytes(memoryview(self._block)[: self._filled])
         self._filled = 0
         return data
