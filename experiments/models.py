@@ -33,6 +33,7 @@ class Source(models.Model):
         default=False,
         help_text=_("Whether “is public” is the facility’s decision, and no default of its software."),
     )
+    #: the harvest of what was imported last; an older file is refused
     imported_at = models.DateTimeField(null=True, blank=True)
 
     @override
