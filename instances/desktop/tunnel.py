@@ -154,7 +154,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     async def read(self) -> bytes:
         """The next block, at most 64 KiB; empty at the end."""
-        # uvloop begins to read by itself once connection_made has returned: a block may be there before it is asked for.
+        # uvloop begins to read by itself after connection_made: a block may be there before it is asked for.
         if not self._filled:
             if self.lost or self._transport is None or self._transport.is_closing():
                 return b""
