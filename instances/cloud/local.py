@@ -455,7 +455,8 @@ def _user_of(document: Document) -> str:
 
 def _motd(record: Record) -> str:
     data = [target for _, target in record.mounts if target.startswith("/data")]
-    lines = [f"Welcome to {record.hostname}: {record.vcpus} cores, {record.memory_mib / 1024:g} GiB of memory."]
+    cores = f"{record.vcpus} core{'s' if record.vcpus > 1 else ''}"
+    lines = [f"Welcome to {record.hostname}: {cores}, {record.memory_mib / 1024:g} GiB of memory."]
     lines += [f"Your data, read-only:  {target}" for target in data]
     lines += [
         "Software:              module avail, module load NAME",

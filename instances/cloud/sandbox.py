@@ -139,7 +139,7 @@ def launch(shape: Shape, listening: socket.socket) -> str:
             timeout=5,
             check=False,
         )
-    if done.returncode == 0 and _wait(lambda: sandbox_of(folder, shape.server_id) is not None, 3.0):
+    if done.returncode == 0 and _wait(lambda: sandbox_of(folder, shape.server_id) is not None, 4.0):
         return ""
     said = (folder / "console.log").read_bytes()[said_before:].decode("utf-8", "replace").strip().splitlines()
     return f"the sandbox did not start: {said[-1][:300] if said else 'no reason was given'}"
