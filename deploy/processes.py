@@ -150,6 +150,7 @@ class Running:
     stop_signal: signal.Signals = signal.SIGTERM
     #: what the rest of the platform needs to know to reach it
     facts: dict[str, str] = field(default_factory=dict)
+    _asked: bool = field(default=False, repr=False)
 
     @property
     def pid(self) -> int:
@@ -159,10 +160,16 @@ class Running:
     def alive(self) -> bool:
         return self.popen.poll() is None
 
+    def ask(self) -> None:
+        """Ask it to end, once, and do not wait."""
+        if self.alive and not self._asked:
+            self._asked = True
+            self.popen.send_signal(self.stop_signal)
+
     def stop(self, seconds: float = 10) -> None:
         """Ask it to end; after `seconds` end it."""
         if self.alive:
-            self.popen.send_signal(self.stop_signal)
+            self.ask()
             try:
                 self.popen.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -430,7 +437,8 @@ def start_identity_provider(configuration: Mapping[str, object], *, directory: P
         output=subprocess.PIPE,
     )
     assert process.popen.stdout is not None  # noqa: S101 - asked for by PIPE
-    line = process.popen.stdout.readline()
+    with process.popen.stdout as said:
+        line = said.readline()
     if not line:
         wait_until(lambda: False, process, seconds=5)
     process.facts.update(issuer=json.loads(line)["issuer"])

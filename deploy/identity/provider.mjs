@@ -178,7 +178,13 @@ async function formOf(req) {
 }
 
 async function interact(provider, ctx) {
-  const { params } = await provider.interactionDetails(ctx.req, ctx.res);
+  const { params, prompt } = await provider.interactionDetails(ctx.req, ctx.res);
+  if (prompt.name === "consent") {
+    // asked of every native client (RFC 8252, 8.6); these are ours
+    ctx.redirect(await provider.interactionResult(ctx.req, ctx.res, { consent: {} }, { mergeWithLastSubmission: true }));
+    ctx.status = 303;
+    return undefined;
+  }
   if (ctx.method !== "POST") return html(ctx, choose(title, params.client_id, cast()));
   const sub = (await formOf(ctx.req)).get("person");
   const person = cast().find((one) => one.sub === sub);
@@ -208,7 +214,7 @@ server.listen(config.port ?? 0, HOST, () => {
   process.on("SIGHUP", () => {
     keys = [newKey(), keys[0]];
     answer = build(issuer, keys, port).callback();
-    process.stdout.write(`${JSON.stringify({ rotated: keys[0].kid })}\n`);
+    console.error(`new signing key ${keys[0].kid}`);
   });
   process.stdout.write(`${JSON.stringify({ issuer })}\n`);
 });

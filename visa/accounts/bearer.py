@@ -136,12 +136,12 @@ def facts_from(answer: dict[str, Any], provider: OpenIDProvider, now: float) -> 
         answer.get("active") is True
         and isinstance(expires, int | float)
         and not isinstance(expires, bool)
-        and expires > now
+        and now < expires < 2**40
         and isinstance(subject, str)
         and 0 < len(subject) <= 255
         and "\0" not in subject
         # a token of any other client of the same provider was given for another purpose
-        and client in {config.client_id, *config.api_clients}
+        and client in (config.client_id, *config.api_clients)
         and answer.get("iss", config.issuer) == config.issuer
         # a token bound to a key (RFC 7800) proves nothing without it, and a refresh token is no access token
         and isinstance(kind, str)

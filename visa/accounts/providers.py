@@ -274,6 +274,8 @@ class OpenIDProvider:
         thread.start()
         thread.join(DEADLINE)
         outcome = result[0] if result else TimeoutError("no answer in time")
+        if isinstance(outcome, ProviderAway):
+            raise outcome
         if isinstance(outcome, Exception):
             self._failed = time.monotonic()
             raise ProviderAway(f"{type(outcome).__name__} at {address}") from outcome
@@ -305,7 +307,7 @@ def _read(
             for chunk in response.iter_content(8192):
                 body += chunk
                 if len(body) > LONGEST_ANSWER or time.monotonic() > deadline:
-                    raise requests.Timeout("the answer is too long")
+                    raise ProviderAway("its answer is too long, or comes too slowly")
             return Answer(response.status_code, response.headers.get("content-type", "").lower(), body)
 
 

@@ -6,10 +6,11 @@ arrive         arrive(client) -> the answer of the callback after a sign-in at `
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.http import HttpResponseBase
+from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
 
@@ -36,8 +37,8 @@ def op(settings: Settings) -> Iterator[OpenProvider]:
 
 
 @pytest.fixture
-def arrive(op: OpenProvider, db: None) -> Callable[..., HttpResponseBase]:
-    def go(client: Client, then: str = "/help/", **more: str) -> HttpResponseBase:
+def arrive(op: OpenProvider, db: None) -> Callable[..., HttpResponse]:
+    def go(client: Client, then: str = "/help/", **more: str) -> Any:
         left = client.get("/signin/op/", {"next": then})
         query = parse_qs(urlsplit(left["location"]).query)
         op.nonce = query["nonce"][0]

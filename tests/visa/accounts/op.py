@@ -7,11 +7,10 @@ of its answers. The honest, certified one is deploy/identity.
 import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
@@ -22,6 +21,9 @@ from typing_extensions import override
 from visa.environment import Provider
 
 CLIENT, SECRET = "visa", "a secret of the tests & of no one else"
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -34,8 +36,11 @@ STRANGE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 def published(key: Key, kid: str, **more: Any) -> dict[str, Any]:
     """A key as a key set shows it."""
-    algorithm = RSAAlgorithm if isinstance(key, rsa.RSAPrivateKey) else ECAlgorithm
-    return {**algorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig", **more}
+    if isinstance(key, rsa.RSAPrivateKey):
+        public = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    else:
+        public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**public, "kid": kid, "use": "sig", **more}
 
 
 @dataclass
@@ -84,7 +89,7 @@ class OpenProvider:
             {**RSAAlgorithm.to_jwk(STRANGE, as_dict=True), "kid": "leaked"},
         ]
         self.nonce = ""
-        self.subject = "somebody"
+        self.subject, self.sid = "somebody", "session-1"
         self.claims: dict[str, Any] = {"name": "S. Omebody", "email": "somebody@example.org"}
         #: makes the ID token from the claims a good one would have
         self.make_id_token: Callable[[dict[str, Any]], object] = self.sign
@@ -134,7 +139,7 @@ class OpenProvider:
             "nonce": self.nonce,
             "iat": now,
             "exp": now + 300,
-            "sid": "session-1",
+            "sid": self.sid,
         }
 
     def sign(

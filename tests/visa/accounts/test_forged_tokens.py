@@ -10,13 +10,13 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.contrib.sessions.models import Session
-from django.http import HttpResponseBase
+from django.http import HttpResponse
 from django.test import Client
 
 from tests.visa.accounts.op import CURVE, GOOD, SECOND, SECRET, STRANGE, WEAK, Answer, OpenProvider, published
 from visa.accounts.models import SignIn, User
 
-Arrive = Callable[..., HttpResponseBase]
+Arrive = Callable[..., HttpResponse]
 Claims = dict[str, Any]
 Forge = Callable[[OpenProvider, Claims], object]
 
@@ -60,10 +60,9 @@ def headed(**more: Any) -> Forge:
 
 FORGERIES: dict[str, Forge] = {
     # algorithms and keys
-    "alg none": lambda op, claims: jwt.encode(claims, None, algorithm="none", headers={"kid": "k1"}),
-    "alg None in other letters": lambda op, claims: jwt.encode(claims, None, algorithm="none").replace(
-        "eyJhbGciOiJub25l", "eyJhbGciOiJOb25l"
-    ),
+    "alg none": lambda op, claims: _raw({**HEADER, "alg": "none"}, claims).rpartition(".")[0] + ".",
+    "alg None in other letters": lambda op, claims: _raw({**HEADER, "alg": "NonE"}, claims).rpartition(".")[0] + ".",
+    "alg none with a signature": headed(alg="none"),
     "HMAC with the public key": lambda op, claims: _hmac(PEM, {**HEADER, "alg": "HS256"}, claims),
     "HMAC with the client secret": lambda op, claims: _hmac(SECRET.encode(), {"alg": "HS256", "kid": "k1"}, claims),
     "HMAC with a key of the key set": lambda op, claims: _hmac(
@@ -105,7 +104,7 @@ FORGERIES: dict[str, Forge] = {
     "claims that are a list": lambda op, claims: _raw(HEADER, [claims]),
     "claims that are no JSON": lambda op, claims: _raw(HEADER, b"{'sub': 'boss'}"),
     "claims nested very deep": lambda op, claims: _raw(HEADER, b'{"a":' + b"[" * 5000),
-    "a megabyte": said(padding="x" * 800_000),
+    "a megabyte": said(padding="x" * 600_000),
     "characters beyond ASCII": lambda op, claims: op.sign(claims) + "é",
     # issuer, audience, party
     "another issuer": said(iss="https://other.example.org"),
@@ -219,7 +218,7 @@ def test_tokens_of_another_shape_let_nobody_in(tokens: Claims, op: OpenProvider,
         said(iat=lambda claims: claims["iat"] + 30),
         lambda op, claims: op.sign(claims, key=CURVE, algorithm="ES256", kid="e1"),
         lambda op, claims: op.sign(claims, key=CURVE, algorithm="ES256", kid=None),  # the only one that fits
-        lambda op, claims: op.sign({**claims, "at_hash": "P4ZDtlcKmtq99kfSS4h03g"}),  # of "access"
+        lambda op, claims: op.sign({**claims, "at_hash": "oFYf1knNtrqnhAVfBRuteQ"}),  # of "access"
     ],
 )
 def test_a_good_token_in_any_of_its_shapes_lets_its_person_in(forge: Forge, op: OpenProvider, arrive: Arrive) -> None:

@@ -1,10 +1,10 @@
-"""Where a person goes after signing in: a corpus of five hundred ways to lead them elsewhere, and the ways that are fine."""
+"""Where a person goes after signing in: five hundred ways to lead them elsewhere, and the ways that are fine."""
 
 from collections.abc import Callable
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
-from django.http import HttpResponseBase
+from django.http import HttpResponse
 from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,7 +125,7 @@ FINE = (
 
 
 def host_of(target: str) -> str:
-    """The host a browser goes to from our page, by the WHATWG rules that lead astray: backslashes, tabs and line ends."""
+    """The host a browser goes to from our page, by the WHATWG rules on backslashes, tabs and line ends."""
     cleaned = target.strip("".join(map(chr, range(33)))).translate(dict.fromkeys(map(ord, "\t\n\r")))
     return urlsplit(urljoin(f"{HERE}/signin/", cleaned.replace("\\", "/"))).netloc
 
@@ -155,7 +155,7 @@ def test_whatever_is_asked_the_host_stays_ours(text: str) -> None:
     assert host_of(local_path(text)) == "visa.example.org"
 
 
-def test_the_doors_keep_to_it(client: Client, arrive: Callable[..., HttpResponseBase]) -> None:
+def test_the_doors_keep_to_it(client: Client, arrive: Callable[..., HttpResponse]) -> None:
     for text in sorted(set(CORPUS))[::25]:
         answer = arrive(Client(), then=text)
 
@@ -163,6 +163,6 @@ def test_the_doors_keep_to_it(client: Client, arrive: Callable[..., HttpResponse
         assert client.get("/signin/", {"next": text})["location"] == "/signin/op/?next=%2F"
 
 
-def test_a_good_path_comes_through_sign_in(arrive: Callable[..., HttpResponseBase]) -> None:
+def test_a_good_path_comes_through_sign_in(arrive: Callable[..., HttpResponse]) -> None:
     for text in FINE:
         assert unquote(arrive(Client(), then=text)["location"]) == unquote(text)

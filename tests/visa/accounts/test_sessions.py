@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.contrib.sessions.models import Session
-from django.http import HttpResponseBase
+from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
@@ -17,7 +18,7 @@ from visa.accounts import sign_ins
 from visa.accounts.models import SignIn, SpentLogoutToken, User
 from visa.accounts.signals import session_ended
 
-Arrive = Callable[..., HttpResponseBase]
+Arrive = Callable[..., HttpResponse]
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 
 
@@ -181,7 +182,7 @@ def test_who_is_not_signed_in_may_sign_out(client: Client, op: OpenProvider, db:
 # -- by the provider ------------------------------------------------------------------------------------------------
 
 
-def send(op: OpenProvider, token: str | None = None) -> HttpResponseBase:
+def send(op: OpenProvider, token: str | None = None) -> Any:
     form = {} if token is None else {"logout_token": token}
     return Client(enforce_csrf_checks=True).post("/signin/op/backchannel/", form)
 
@@ -217,11 +218,15 @@ def test_the_provider_ends_a_session_and_listeners_are_told(
     ],
 )
 def test_only_the_sessions_it_names_end(
-    named: dict[str, str | None], left: set[str], op: OpenProvider, arrive: Arrive
+    named: dict[str, Any], left: set[str], op: OpenProvider, arrive: Arrive
 ) -> None:
     browsers = {}
-    for name, subject, sid in (("a", "somebody", "1"), ("b", "somebody", "2"), ("c", "another", "3")):
-        op.subject, op.make_id_token = subject, lambda claims, sid=sid: op.sign({**claims, "sid": f"session-{sid}"})
+    for name, subject, op.sid in (
+        ("a", "somebody", "session-1"),
+        ("b", "somebody", "session-2"),
+        ("c", "another", "session-3"),
+    ):
+        op.subject = subject
         browsers[name] = Client()
         arrive(browsers[name])
 
@@ -254,7 +259,7 @@ def test_spent_tokens_are_forgotten_once_their_age_alone_refuses_them(
     assert SpentLogoutToken.objects.count() == 1
 
 
-FORGED = {
+FORGED: dict[str, dict[str, Any]] = {
     "another issuer": {"iss": "https://other.example.org"},
     "another client": {"aud": "somebody-else"},
     "no audience": {"aud": None},
@@ -285,7 +290,7 @@ FORGED = {
 def test_a_forged_log_out_token_ends_nothing(name: str, client: Client, op: OpenProvider, arrive: Arrive) -> None:
     arrive(client)
 
-    answer = send(op, op.logout_token(**FORGED[name]))  # type: ignore[arg-type] # a table of everything
+    answer = send(op, op.logout_token(**FORGED[name]))
 
     assert answer.status_code == 400
     assert is_signed_in(client)
