@@ -438,7 +438,7 @@ def _mounts(row: Dataset) -> tuple[Mount, ...]:
     if not data.source:
         raise StorageUnknown(_("This site’s storage is not set up."), way_out=_("Tell the people who run this site."))
     try:
-        return mounts.mounts(row.path, Doi(minted=row.minted, key=row.key), source=data.source, fstype=data.fstype)
+        return mounts.mounts(row.path, row.key, source=data.source, fstype=data.fstype)
     except UnsafePath as error:
         # The import refuses such a path, so this is a row written by hand.
         raise StorageUnknown(

@@ -10,8 +10,6 @@ import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
-from experiments.doi import Doi
-
 #: Below this directory every dataset stands in a machine.
 ROOT = "/data"
 LONGEST_PATH = 1000
@@ -88,26 +86,26 @@ def checked(path: str) -> str:
     return path.removesuffix("/")
 
 
-def target(doi: Doi) -> str:
+def target(key: str) -> str:
     """The directory of a dataset in a machine: `/data/` and the DOI in characters that need no quoting anywhere.
 
     Where more than the first slash had to be replaced, a digest keeps two DOIs apart that would look the same.
     """
-    plain = re.sub(r"[^a-z0-9._-]", "-", doi.key)
-    if plain == doi.key.replace("/", "-", 1) and len(plain) <= 120:
+    plain = re.sub(r"[^a-z0-9._-]", "-", key)
+    if plain == key.replace("/", "-", 1) and len(plain) <= 120:
         return f"{ROOT}/{plain}"
-    return f"{ROOT}/{plain[:100]}-{_digest(doi.key)}"
+    return f"{ROOT}/{plain[:100]}-{_digest(key)}"
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def mounts(path: str, doi: Doi, *, source: str, fstype: str) -> tuple[Mount, ...]:
+def mounts(path: str, key: str, *, source: str, fstype: str) -> tuple[Mount, ...]:
     """The mounts of one dataset: today exactly one, read-only.
 
-    `source` is the site's template with `{path}`, as `visa.environment.Data` has it; `fstype` is `nfs`, or `none` for a
-    directory of the same host. Raises `UnsafePath`.
+    `key` is its folded DOI. `source` is the site's template with `{path}`, as `visa.environment.Data` has it; `fstype`
+    is `nfs`, or `none` for a directory of the same host. Raises `UnsafePath`.
     """
     # replace and not format: a template's other braces, and a path's, are text.
     place = source.replace("{path}", checked(path))
@@ -117,4 +115,4 @@ def mounts(path: str, doi: Doi, *, source: str, fstype: str) -> tuple[Mount, ...
         options = ("bind", *OPTIONS)
     else:
         options = OPTIONS
-    return (Mount(source=place, target=target(doi), fstype=fstype, options=options),)
+    return (Mount(source=place, target=target(key), fstype=fstype, options=options),)
