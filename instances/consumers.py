@@ -33,10 +33,11 @@ class InstanceFeedConsumer(AsyncJsonWebsocketConsumer):
     @override
     async def connect(self) -> None:
         await self.accept()
-        if not await self._signed_in():
+        user = self.scope.get("user")
+        if user is None or not user.is_authenticated or not await self._signed_in():
             await self.close(SIGNED_OUT)
             return
-        group = person_group(self.scope["user"].public_id)
+        group = person_group(user.public_id)
         try:
             await self.channel_layer.group_add(group, self.channel_name)
         except (RedisError, OSError) as error:

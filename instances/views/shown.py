@@ -35,7 +35,7 @@ def memory(mib: int) -> str:
     if mib < 1024:
         return _("%(n)s MiB") % {"n": number_format(mib)}
     gib = mib / 1024
-    return _("%(n)s GiB") % {"n": number_format(gib, 0 if gib == round(gib) else 1)}
+    return _("%(n)s GiB") % {"n": number_format(round(gib, 1), 0 if gib == round(gib) else 1)}
 
 
 def holds(cores: int, memory_mib: int, gpus: int) -> str:
@@ -52,7 +52,8 @@ def size(count: int) -> str:
     number, place = float(count), 0
     while number >= 999.5 and place < len(units) - 1:
         number, place = number / 1000, place + 1
-    return units[place] % {"n": number_format(number, 1 if place and number < 9.95 else 0)}
+    places = 1 if place and number < 9.95 else 0
+    return units[place] % {"n": number_format(round(number, places), places)}
 
 
 def address_of(text: str) -> str:

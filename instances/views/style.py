@@ -34,7 +34,8 @@ LIGHT = Scheme(surfaces=("#ffffff", "#f5f7f8", "#eef1f3"), base="#ffffff", tint=
 DARK = Scheme(surfaces=("#12171a", "#1a2024", "#232a2f"), base="#1a2024", tint=0.13, lighter=True, vivid=0.68)
 
 
-def _read(text: str) -> Colour:
+def channels(text: str) -> Colour:
+    """Red, green and blue, 0 to 255, of "#rrggbb"."""
     return (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
 
 
@@ -61,13 +62,13 @@ def contrast(one: Colour, other: Colour) -> float:
 
 def readable(accent: str, scheme: Scheme) -> str:
     """The accent in a lightness, as near its own as can be, in which it is read on every surface of the scheme."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in _read(accent)))
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(part / 255 for part in channels(accent)))
     end = 1.0 if scheme.lighter else 0.0
     for step in range(101):
         moved = lightness + (end - lightness) * step / 100
         red, green, blue = (part * 255 for part in colorsys.hls_to_rgb(hue, moved, saturation * scheme.vivid))
         colour = (red, green, blue)
-        grounds = [_read(one) for one in scheme.surfaces] + [_mix(_read(scheme.base), colour, scheme.tint)]
+        grounds = [channels(one) for one in scheme.surfaces] + [_mix(channels(scheme.base), colour, scheme.tint)]
         if all(contrast(colour, ground) >= ENOUGH for ground in grounds):
             return _write(colour)
     return PAPER if scheme.lighter else INK
@@ -75,7 +76,7 @@ def readable(accent: str, scheme: Scheme) -> str:
 
 def on(accent: str) -> str:
     """What is written on the accent itself: the better of white and ink."""
-    return max((PAPER, INK), key=lambda one: contrast(_read(one), _read(accent)))
+    return max((PAPER, INK), key=lambda one: contrast(channels(one), channels(accent)))
 
 
 @lru_cache(maxsize=8)
