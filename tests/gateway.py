@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
+from django.utils.module_loading import import_string
 
 #: what the desktop path is deployed with (threats: message limit, no compression)
 OPTIONS: dict[str, Any] = {
@@ -34,3 +35,8 @@ async def serving(application: Any) -> AsyncIterator[int]:
         server.should_exit = True
         await task
         listener.close()
+
+
+def platform() -> Any:
+    """The platform's web entrance. Loaded here, not imported: it wants the pages' parts collected first."""
+    return import_string("visa.asgi.application")
