@@ -14,18 +14,17 @@ from enum import StrEnum
 ROOT = "/data"
 LONGEST_PATH = 1000
 
-#: Read-only, and nothing in it runs with others' rights. A desktop must not hang on a storage that is away: soft.
+#: Read-only, and nothing in it runs with others' rights. A desktop must not hang on a storage that is away, nor its boot.
 NFS_OPTIONS: tuple[str, ...] = (
     "ro",
     "nosuid",
     "nodev",
     "_netdev",
     "nofail",
-    "x-systemd.automount",
-    "x-systemd.mount-timeout=30",
     "soft",
     "timeo=100",
     "retrans=3",
+    "retry=0",
 )
 OPTIONS: tuple[str, ...] = ("ro", "nosuid", "nodev")
 

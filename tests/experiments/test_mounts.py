@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from experiments.doi import parse
 from experiments.mounts import Mount, PathFault, UnsafePath, checked, mounts, target
+from instances import userdata
 
 KEY = parse("10.5291/ILL-DATA.8-02-912").key
 
@@ -213,3 +214,15 @@ def test_other_dois_stay_apart_and_need_no_quoting() -> None:
         assert place.count("/") == 2
         assert set(place) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-/")
         assert len(place) <= 130
+
+
+@pytest.mark.parametrize("path", GOOD)
+@pytest.mark.parametrize(("source", "fstype"), [("nfs.facility.example:/data/{path}", "nfs"), ("/srv/{path}", "none")])
+def test_a_machine_can_be_told_of_every_mount(path: str, source: str, fstype: str) -> None:
+    (mount,) = mounts(path, KEY, source=source, fstype=fstype)
+
+    line = userdata._mount(
+        userdata.MountPoint(source=mount.source, target=mount.target, fstype=mount.fstype, options=mount.options)
+    )
+
+    assert userdata.from_fstab(line[0]) == mount.source
