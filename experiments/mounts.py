@@ -14,7 +14,7 @@ from enum import StrEnum
 ROOT = "/data"
 LONGEST_PATH = 1000
 
-#: Read-only, and nothing in it runs with others' rights. A desktop must not hang on a storage that is away, nor its boot.
+#: Read-only, and nothing in it runs with others' rights. Neither a desktop nor a boot hangs on a storage that is away.
 NFS_OPTIONS: tuple[str, ...] = (
     "ro",
     "nosuid",
