@@ -23,6 +23,7 @@ import pytest
 import requests
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from playwright.sync_api import sync_playwright
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
@@ -466,3 +467,31 @@ def test_a_provider_that_is_down_ends_in_a_page_and_nobody_is_signed_out(
     assert "does not answer as it should" in page.text
     assert other.status_code == 200
     assert browser.name(site) == "Scientist (demo)"
+
+
+# -- a real browser -------------------------------------------------------------------------------------------------
+
+
+def test_chromium_signs_in_and_out(site: str, second: Provided) -> None:
+    """The content security policy stands in neither way, and the browser has nothing to complain of."""
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.on("console", lambda message: said.append(message.text))
+
+        page.goto(f"{site}/signin/?next=/help/")
+        page.get_by_role("link", name="The demo provider").click()
+        page.get_by_role("button", name="Scientist (demo)", exact=False).first.click()
+        page.wait_for_url(f"{site}/help/")
+        page.get_by_text("Scientist (demo)").wait_for()
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url(f"{site}/")
+        page.get_by_role("link", name="Sign in").first.wait_for()
+        page.goto(f"{site}/signin/demo/")
+        asked_again = "/interaction/" in page.url
+        chromium.close()
+
+    assert asked_again
+    assert said == []
+    assert Session.objects.count() == SignIn.objects.count() == 0

@@ -56,7 +56,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     ]
     if len(choices) == 1:
         return HttpResponseRedirect(choices[0]["url"])
-    return render(request, "accounts/sign_in.html", {"choices": choices})
+    return render(request, "accounts/sign_in.html", {"choices": choices, "hide_sign_in": True})
 
 
 @never_cache
@@ -183,7 +183,9 @@ def sign_out(request: HttpRequest) -> HttpResponse:
         {**hint, "client_id": provider.config.client_id, "post_logout_redirect_uri": f"{settings.SITE.url}/"}
     )
     url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
-    return render(request, "accounts/signed_out.html", {"url": url, "label": provider.config.label})
+    return render(
+        request, "accounts/signed_out.html", {"url": url, "label": provider.config.label, "hide_sign_in": True}
+    )
 
 
 @never_cache
