@@ -100,18 +100,23 @@ def amount(dimension: str, number: int) -> str:
         return ngettext("%(n)s core", "%(n)s cores", number) % {"n": number}
     if dimension == "gpus":
         return ngettext("%(n)s GPU", "%(n)s GPUs", number) % {"n": number}
-    return _("%(n)s GiB of memory") % {"n": f"{number / 1024:.4g}"}
+    return _("%(n)s GiB of memory") % {"n": _number(dimension, number)}
+
+
+def _number(dimension: str, number: int) -> str:
+    """A number as people read it: memory in GiB, everything else as it is counted."""
+    return f"{number / 1024:.4g}" if dimension == "memory_mib" else str(number)
 
 
 def refusal(standing: Standing, asked: Resources) -> QuotaExceeded:
     """The refusal for what does not fit: what was asked, what is left, and a way out."""
     short = standing.shortfalls(asked)
     sentences = [
-        _("This asks for %(asked)s; %(left)s of your %(limit)s left.")
+        _("This asks for %(asked)s; %(left)s of your %(limit)s are left.")
         % {
             "asked": amount(one.dimension, one.asked),
-            "left": _("none") if one.left == 0 else amount(one.dimension, one.left),
-            "limit": amount(one.dimension, one.limit),
+            "left": _number(one.dimension, one.left) if one.left else _("none"),
+            "limit": _number(one.dimension, one.limit),
         }
         for one in short
     ]

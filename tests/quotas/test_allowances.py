@@ -41,7 +41,7 @@ def test_a_refusal_names_what_was_asked_and_what_is_left() -> None:
     assert refused.value.detail == {
         "shortfalls": [{"dimension": "cores", "asked": 2, "limit": 3, "used": 2, "left": 1}]
     }
-    assert refused.value.message == "This asks for 2 cores; 1 core of your 3 cores left."
+    assert refused.value.message == "This asks for 2 cores; 1 of your 3 are left."
     assert Reservation.objects.count() == 1
 
 
