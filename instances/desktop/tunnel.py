@@ -29,6 +29,8 @@ from instances.desktop.rfb import (
 )
 
 BLOCK: Final = 64 * 1024
+#: the largest TLS record (RFC 8446 5.1)
+RECORD: Final = 16 * 1024
 HANDSHAKE_SECONDS: Final = 10.0
 #: a side that takes nothing for so long ends the tunnel
 STALL_SECONDS: Final = 30.0
@@ -219,7 +221,6 @@ class _Tls:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=False)
-        self._block = bytearray(BLOCK)
 
     async def handshake(self) -> None:
         """Raises `MachineSilent` where the machine is another one, ssl.SSLError where it does not speak TLS."""
@@ -237,20 +238,24 @@ class _Tls:
 
     async def read(self) -> bytes:
         """The next bytes, at most 64 KiB; empty at the end. Raises ssl.SSLError."""
-        view = memoryview(self._block)
         while True:
-            size = 0
-            with contextlib.suppress(ssl.SSLWantReadError):
-                while size < BLOCK:
-                    count = self._tls.read(BLOCK - size, view[size:])
-                    if not count:
-                        return bytes(view[:size])
-                    size += int(count)
+            records, ended = self._records()
             await self._flush()
-            if size:
-                return bytes(view[:size])
+            if records or ended:
+                return records
             if not await self._fill():
                 return b""
+
+    def _records(self) -> tuple[bytes, bool]:
+        """What can be read now, at most 64 KiB, and whether that was the end."""
+        records: list[bytes] = []
+        with contextlib.suppress(ssl.SSLWantReadError):
+            for _ in range(BLOCK // RECORD):
+                record = self._tls.read(RECORD)
+                if not record:
+                    return b"".join(records), True
+                records.append(record)
+        return b"".join(records), False
 
     async def write(self, data: bytes) -> None:
         """Sends bytes, and waits while the machine does not take them. Raises OSError at the end."""
