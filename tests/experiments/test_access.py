@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 import time_machine
@@ -11,6 +12,8 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from experiments import access
 from experiments.access import (
@@ -421,3 +424,20 @@ def test_access_names_no_path_of_the_storage(records: Experiment, owner: User) -
     assert stored not in repr(dataset_for(owner, OPEN))
     assert stored not in repr(search_open(""))
     assert access.launchable(owner, OPEN).mounts[0].source.endswith(stored)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(max_size=80), st.text(max_size=40), st.text(max_size=8))
+def test_no_address_makes_the_api_stumble(records: Experiment, doi: str, words: str, number: str) -> None:
+    client = Client(raise_request_exception=False)
+    asked = {"q": words.encode(errors="replace").decode(), "limit": number.encode(errors="replace").decode()}
+
+    for answer in (
+        client.get(f"/api/v1/datasets/{quote(doi, safe='/', errors='replace')}/"),
+        client.get(f"/api/v1/datasets/10.5555/{quote(doi, safe='/', errors='replace')}/"),
+        client.get("/api/v1/datasets/", asked),
+        client.get("/api/v1/experiments/", asked),
+    ):
+        assert answer.status_code in {200, 301, 400, 401, 403, 404}
+        if answer.status_code != 301:
+            assert answer.headers["Content-Type"] == "application/json"

@@ -52,7 +52,8 @@ class Command(BaseCommand):
             lines = "\n".join(f"  {fault.place}: {fault.message}" for fault in error.faults)
             count = "1 fault" if len(error.faults) == 1 else f"{len(error.faults)} faults"
             raise CommandError(f"Nothing was imported: {count} in {options['file']}\n{lines}") from error
-        self.stdout.write("\n".join(_lines(found, apply=apply)))
+        if options["verbosity"] != 0 or found.of(Step.HELD):
+            self.stdout.write("\n".join(_lines(found, apply=apply)))
 
 
 def _bytes(name: str) -> bytes:
