@@ -3,13 +3,17 @@
   the cast       owner, member, support, stranger, scientist, administrator: a `User` each (needs the database)
   browsers       browse_as(person) -> a Django test client that is signed in, without the way through the provider
   offers         flavour, image, limit: one of each, enough for a launch
+  vnc            a real VNC server on loopback, for machines whose desktop has to answer
   platform       a whole platform of the demo in real processes, shared by all tests of the run that ask for it
 
 Things to test with are made by tests/factories.py; real processes are started by tests/processes.py; clouds with one
 trait each are in tests/clouds.py.
 """
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.core.cache import cache
@@ -17,6 +21,8 @@ from django.core.management import call_command
 from django.test import Client
 
 from deploy.demo_platform import DemoPlatform
+from deploy.processes import free_port
+from instances.cloud.protocol import Desktop
 from instances.models import Image
 from quotas.models import Flavour, Limit
 from tests import factories, people, processes
@@ -108,3 +114,21 @@ def platform() -> Iterator[DemoPlatform]:
     """Tests share it: each cleans up the machines it made."""
     with processes.whole_platform() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def vnc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
+    """A real Xvnc; it writes its display's number when it is ready, so that nothing has to wait and hope."""
+    port = free_port()
+    readable, writable = os.pipe()
+    log = (tmp_path_factory.mktemp("vnc") / "log").open("wb")
+    command = ["Xtigervnc", "-displayfd", str(writable), "-rfbport", str(port), "-interface", "127.0.0.1"]
+    command += ["-SecurityTypes", "None", "-geometry", "320x200"]
+    server = subprocess.Popen(command, pass_fds=[writable], stdout=log, stderr=log)
+    os.close(writable)
+    with os.fdopen(readable) as ready:
+        assert ready.readline().strip(), Path(log.name).read_text()
+    yield Desktop(host="127.0.0.1", port=port)
+    server.terminate()
+    server.wait(10)
+    log.close()

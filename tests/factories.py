@@ -31,6 +31,11 @@ def make_figure(figure: Figure) -> User:
     return make_user(name=figure.name, subject=figure.subject, roles=figure.roles)
 
 
+def find_figure(figure: Figure) -> User:
+    """Somebody of the cast who was made before."""
+    return User.objects.get(identities__issuer=ISSUER, identities__subject=figure.subject)
+
+
 def make_source(*, slug: str = "records", trusts_flags: bool = False) -> Source:
     """The catalogue records come from; the same one for the same slug."""
     return Source.objects.get_or_create(slug=slug, defaults={"name": slug.title(), "trusts_flags": trusts_flags})[0]

@@ -1,0 +1,59 @@
+"""Machines to test with, brought to each state by real steps: asked for by `actions`, driven by `provisioning`."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from django.db.models.functions import Now
+
+from experiments.models import Dataset
+from instances import actions, provisioning
+from instances.actions import Launch
+from instances.cloud.memory import OFFERING, MemoryCloud
+from instances.cloud.protocol import Cloud, Desktop, Offering
+from instances.lifecycle import State
+from instances.models import Instance
+from tests import factories
+from visa.accounts.models import User
+
+#: longer than this until the next look: the machine rests
+RESTING = timedelta(seconds=40)
+
+
+def memory_cloud(desktop: Desktop) -> MemoryCloud:
+    """A cloud that offers what the factories name; `desktop` is where every machine's desktop is said to be."""
+    offering = Offering(
+        images=OFFERING.images | {"desktop"},
+        flavours=OFFERING.flavours | {"small", "large"},
+        networks=OFFERING.networks,
+    )
+    return MemoryCloud(desktop=desktop, offering=offering, cores=10_000, memory_mib=10**8)
+
+
+def settle(cloud: Cloud, instance_id: UUID, *, steps: int = 12) -> Instance:
+    """Takes steps, each as soon as it is allowed, until the machine rests or the steps are used up."""
+    for _ in range(steps):
+        Instance.objects.filter(id=instance_id, deleted_at=None).update(due_at=Now() - timedelta(seconds=1))
+        again = provisioning.advance(cloud, instance_id)
+        if again is None or again > RESTING:
+            break
+    return Instance.objects.get(id=instance_id)
+
+
+def machine_at(state: State, *, owner: User, cloud: Cloud, dataset: Dataset | None = None) -> UUID:
+    """A machine of `owner` in this state, with a dataset of its own where none is given.
+
+    Needs a size, an image and a limit that hold it.
+    """
+    instance_id = actions.launch(Launch(doi=(dataset or factories.make_dataset()).minted), by=owner).instance_id
+    if state is not State.BUILDING:
+        settle(cloud, instance_id)
+    if state is State.STOPPED:
+        actions.stop(instance_id, by=owner)
+        settle(cloud, instance_id)
+    if state in {State.DELETED, State.DELETING}:
+        actions.delete(instance_id, by=owner)
+    if state is State.DELETED:
+        settle(cloud, instance_id)
+    reached = Instance.objects.get(id=instance_id).state
+    assert reached == state, f"the machine is {reached}, not {state}"
+    return instance_id
