@@ -367,7 +367,7 @@ def test_a_hidden_object_changes_no_answer_to_anybody_else(
         lambda person: search_open(""),
         lambda person: datasets_of(person),
         lambda person: experiments_visible_to(person),
-        lambda person: datasets_by_id(person, range(100_000)),
+        lambda person: datasets_by_id(person, Dataset.objects.values_list("pk", flat=True)),
         lambda person: dataset_for(person, OPEN),
         lambda person: launchable(person, CLOSED),
     ],

@@ -249,9 +249,9 @@ def test_any_text_is_a_doi_or_malformed_and_nothing_else(text: str) -> None:
     ids=range(10),
 )
 def test_hostile_texts_are_answered_at_once(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
 
     with contextlib.suppress(MalformedDoi):
         candidates(parse(text))
 
-    assert time.perf_counter() - begun < 0.05
+    assert time.process_time() - begun < 0.05
