@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from visa.accounts.models import Identity, SignIn, SpentLogoutToken, User
-from visa.accounts.sessions import LIFE
+from visa.accounts.sessions import LIFE, SessionStore
 from visa.accounts.signals import session_ended
 from visa.accounts.tokens import LogoutOrder
 
@@ -50,7 +50,12 @@ def end_all_of(user: User) -> int:
 
 
 def end_overdue() -> int:
-    """End the sessions whose absolute life is over, whether or not their browser ever comes back."""
+    """End the sessions whose absolute life is over, whether or not their browser ever comes back; how many.
+
+    The rows of sessions that ended by idleness are cleared too. Nobody is told of those: a desktop has its own measure
+    of idleness, and who works on one for an hour without loading a page is not away.
+    """
+    SessionStore.clear_expired()
     return end(SignIn.objects.filter(ends_at__lte=timezone.now()).values_list("session_key", flat=True))
 
 
