@@ -341,7 +341,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers_and_what_to_do(
     assert f"/machines/{machine}/" in page
     assert "1 machine too many" in page
     assert posted.status_code == 409
-    assert "This asks for 1 machine; none of your 1 machine left" in posted.content.decode()
+    assert "This asks for 1 machine; none of your 1 are left" in posted.content.decode()
     assert Instance.objects.count() == 1
 
 
