@@ -341,7 +341,7 @@ def read(mapping: Mapping[str, str]) -> Environment:
         ),
         cloud=_cloud(reader) if drives else None,
         data=Data(
-            source=reader.text("VISA_DATA_SOURCE", wanted=drives),
+            source=reader.text("VISA_DATA_SOURCE"),
             fstype=reader.text("VISA_DATA_FSTYPE", "nfs"),
             software_source=reader.text("VISA_SOFTWARE_SOURCE", ""),
             software_fstype=reader.text("VISA_SOFTWARE_FSTYPE", "nfs"),
