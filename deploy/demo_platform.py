@@ -6,6 +6,7 @@ machines of the embedded cloud, data, software, logs. Knows Django only as progr
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -27,6 +28,8 @@ from deploy import processes
 from deploy.processes import LOOPBACK, ROOT, NotReady, Running
 
 PYTHON = [sys.executable]
+#: what our own processes need until they have ended
+NEIGHBOURS = ("PostgreSQL", "Redis", "The identity provider")
 Step = Callable[[str], AbstractContextManager[None]]
 
 
@@ -234,9 +237,23 @@ class DemoPlatform:
         """Software tree, sample data, database, pages' parts; each only where something changed."""
         with self._step("Software tree"):
             self.run("-m", "deploy.software", str(self.directory / "software"))
+        stamp, wanted = self.directory / "filled", self._fingerprint()
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+            return
         with self._step("Database, records and sample data"):
-            data = self.directory / "data"
-            self.run("-m", "deploy.demo_setup", "--data", str(data))
+            self.run("-m", "deploy.demo_setup", "--data", str(self.directory / "data"))
+        stamp.write_text(wanted, encoding="utf-8")
+
+    def _fingerprint(self) -> str:
+        """Of everything that `deploy.demo_setup` makes its content from."""
+        digest = hashlib.sha256(self.issuer.encode())
+        sources = [*ROOT.glob("*/migrations/*.py"), *ROOT.glob("visa/accounts/migrations/*.py")]
+        sources += ROOT.glob("visa/static/**/*")
+        sources += ROOT.glob("visa/frontend/package-lock.json")
+        sources += ROOT.glob("deploy/demo_*")
+        for path in sorted(path for path in sources if path.is_file()):
+            digest.update(f"{path.relative_to(ROOT)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     # --- our own processes ---------------------------------------------------------------------------------------
 
@@ -299,6 +316,9 @@ class DemoPlatform:
     def down(self) -> None:
         """End all that was started here, newest first. The desktops stay: a later start finds them again."""
         for name in reversed(list(self.running)):
+            if name not in NEIGHBOURS:
+                self.running[name].ask()
+        for name in reversed(list(self.running)):
             self.running.pop(name).stop()
         if self._held:
             self._held.close()
@@ -354,6 +374,6 @@ class DemoPlatform:
 
 
 def as_interrupt() -> None:
-    """SIGTERM and SIGHUP end us as Ctrl-C does: in order."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """SIGTERM and SIGHUP end us as Ctrl-C does, in order; SIGINT too where a shell started us with it ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
