@@ -110,7 +110,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 300, "socket_connect_ti
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
-    "end-overdue-sessions": {"task": "accounts.end_overdue", "schedule": 60.0, "options": {"expires": 60.0}},
+    "end-overdue-sessions": {"task": "visa.accounts.end_overdue", "schedule": 60.0, "options": {"expires": 60.0}},
     "advance-due": {"task": "instances.advance_due", "schedule": 5.0, "options": {"expires": 5.0}},
 }
 
