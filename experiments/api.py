@@ -26,7 +26,8 @@ _personal = method_decorator(vary_on_headers("Authorization", "Cookie"), name="d
 
 
 def _part(serializer: type[PartSerializer], request: Request) -> dict[str, Any]:
-    asked = serializer(data=request.query_params)
+    # A plain dict: in a form an empty value means that nothing was said, in an address it is a value.
+    asked = serializer(data=request.query_params.dict())
     asked.is_valid(raise_exception=True)
     return dict(asked.validated_data)
 

@@ -82,9 +82,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What there is to ask about: ids of machines, and DOIs."""
+    """What there is to ask about: ids of machines, those that may be deleted apart, and DOIs."""
 
     instances: tuple[str, ...]
+    doomed: tuple[str, ...]
     dois: tuple[str, ...]
 
 
@@ -106,9 +107,11 @@ def make_world(desktop: Desktop) -> World:
         factories.make_dataset(doi="10.5555/elsewhere-1", path=""),
     ]
     cloud = machines.memory_cloud(desktop)
-    states = (State.BUILDING, State.ACTIVE, State.STOPPED, State.DELETING, State.DELETED)
-    made = [machines.machine_at(state, owner=owner, cloud=cloud) for state in states]
-    return World(instances=tuple(map(str, made)), dois=tuple(one.minted for one in data))
+    kept, doomed = [
+        tuple(str(machines.machine_at(state, owner=owner, cloud=cloud)) for state in states)
+        for states in ((State.BUILDING, State.ACTIVE, State.STOPPED), (State.ACTIVE, State.DELETING, State.DELETED))
+    ]
+    return World(instances=kept + doomed[1:], doomed=doomed, dois=tuple(one.minted for one in data))
 
 
 class _Asking:
@@ -199,11 +202,13 @@ def fuzz(role: str, world: World, *, examples: int, seed: int | None = None) -> 
 
 def _hint(schema: Any, world: World) -> None:
     """Mixes what really is there into what is asked, so that not every answer is “no such thing”."""
-    known = {"instance_id": st.sampled_from(world.instances), "doi": st.sampled_from(world.dois)}
+    known = {"doi": st.sampled_from(world.dois)}
+    kept, doomed = st.sampled_from(world.instances), st.sampled_from(world.doomed)
 
     def before_generate_path_parameters(context: Any, strategy: Any) -> Any:
-        names = {one.name for one in context.operation.path_parameters} & known.keys()
-        there = st.fixed_dictionaries({name: known[name] for name in sorted(names)})
+        ours = known | {"instance_id": doomed if context.operation.method == "delete" else kept}
+        names = {one.name for one in context.operation.path_parameters} & ours.keys()
+        there = st.fixed_dictionaries({name: ours[name] for name in sorted(names)})
         return st.tuples(strategy, there | st.just({})).map(_merged)
 
     def before_generate_body(context: Any, strategy: Any) -> Any:
