@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.cache import cache
 from django.core.management import call_command
 from django.test import Client
@@ -42,6 +43,8 @@ def _page_parts(request: pytest.FixtureRequest) -> None:
     """The pages' parts under their hashed names, as a page links them; once, and only if something may render one."""
     if any(_uses_django(item) for item in request.session.items):
         call_command("collectstatic", interactive=False, verbosity=0)
+        # each test client loads the middleware anew, and WhiteNoise would list all the parts again each time
+        settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture(autouse=True)
