@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -103,7 +103,8 @@ class OpenStackCloud(Cloud):
         with self._call() as connection:
             # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well.
             found = self._servers(connection, name=f"^{server_name(instance_id)}$", tags=tags)
-        return tuple(server for server in found if server.instance_id == instance_id)
+            ours = (server for server in found if server.instance_id == instance_id)
+            return tuple(self._explained(connection, server) for server in ours)
 
     @override
     def create(self, spec: ServerSpec) -> Server:
@@ -222,6 +223,14 @@ class OpenStackCloud(Cloud):
         alive = [server for server in seen.values() if server.status is not ServerStatus.DELETED]
         return tuple(sorted(alive, key=lambda server: (server.created_at, server.id)))
 
+    def _explained(self, connection: Connection, server: Server) -> Server:
+        """The server with its fault. Nova's listings leave out why a server found no host; asked by id, it tells."""
+        if server.status not in {ServerStatus.ERROR, ServerStatus.UNKNOWN} or server.fault:
+            return server
+        with suppress(sdk_errors.NotFoundException):
+            return self._seen(connection.compute.get_server(server.id)) or server
+        return server
+
     def _ours(self, connection: Connection, server_id: str) -> NovaServer:
         """The record of a server of this environment. Raises ServerGone for every other."""
         try:
@@ -259,7 +268,7 @@ class OpenStackCloud(Cloud):
             instance_id = UUID(metadata.get("visa_instance", ""))
         except ValueError:
             return None
-        fault = str((record.fault or {}).get("message", ""))[:500]
+        fault = str((record.fault or {}).get("message", "")).strip()[:500]
         status = _STATUS.get(record.status or "", ServerStatus.UNKNOWN)
         if status is ServerStatus.ERROR and not fault and _is_recent(record.updated_at):
             # Nova says ERROR first and why a moment later. Not told yet is UNKNOWN: look again before judging.

@@ -180,7 +180,7 @@ def test_a_network_that_is_not_there_is_refused(real: RealCloud) -> None:
 def test_a_used_up_quota_is_full_in_novas_own_words(real: RealCloud, cloud: OpenStackCloud) -> None:
     admin = real.sdk()
     project = admin.identity.find_project("visa")
-    admin.compute.update_quota_set(project, instances=0)
+    admin.compute.update_quota_set(project, instances=0, force=True)
     spec = real.spec()
 
     try:
@@ -201,7 +201,7 @@ def test_a_cloud_without_room_says_so_on_the_server(real: RealCloud, cloud: Open
         server = real.settled(cloud, spec, ServerStatus.ACTIVE, ServerStatus.ERROR)
         refused += [server] if server.status is ServerStatus.ERROR else []
 
-    assert refused[0].fault == "No valid host was found. There are not enough hosts available."
+    assert refused[0].fault.startswith("No valid host was found.")
 
 
 def test_an_order_whose_answer_is_lost_was_given_once_and_is_found(real: RealCloud, cloud: OpenStackCloud) -> None:
