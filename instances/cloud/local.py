@@ -53,7 +53,7 @@ from instances.cloud.protocol import (
     server_name,
 )
 from instances.cloud.sandbox import FIRST_UID, Sandbox, Shape
-from instances.userdata import LIMIT_BYTES
+from instances.userdata import LIMIT_BYTES, from_fstab
 
 #: what it offers, by the names the development OpenStack has too. Flavours are only counted, so any name is taken.
 OFFERING: Final = Offering(
@@ -400,6 +400,7 @@ def _file_path(text: str) -> PurePosixPath:
 
 def _mount(entry: list[str]) -> tuple[str, str]:
     source, target, fstype, *_ = entry
+    source = from_fstab(source)
     if fstype != "none":
         raise CloudRefused(
             f"{target[:200]!r} is of type {fstype[:20]!r}; the local cloud mounts its own directories only"
@@ -418,11 +419,11 @@ def _furnish(folder: Path, record: Record, document: Document) -> None:
     for new, mode in ((etc, 0o755), (home, 0o700)):
         new.mkdir()
         new.chmod(mode)
-    user = record.user
+    user, uid = record.user, sandbox.uid_inside(record.uid)
     texts = {
-        "passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\n{user}:x:1000:1000:Desktop:/home/{user}:/bin/bash\n"
+        "passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\n{user}:x:{uid}:{uid}:Desktop:/home/{user}:/bin/bash\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        "group": f"root:x:0:\n{user}:x:1000:\nnogroup:x:65534:\n",
+        "group": f"root:x:0:\n{user}:x:{uid}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {record.hostname}\n::1 localhost\n",
         "hostname": f"{record.hostname}\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",

@@ -80,22 +80,48 @@ def missing_programs() -> str:
 def problems() -> list[str]:
     """What keeps this machine from giving desktops, a sentence each with what to do; empty where nothing does."""
     found = [sentence] if (sentence := missing_programs()) else []
-    if shutil.which("bwrap") is None:
-        return found
-    with tempfile.TemporaryDirectory() as stage:
-        trial = [*_ground("visa-trial"), "--", "/usr/bin/true"]
-        command = _as_nobody(FIRST_UID, Path(stage), {}, trial) if os.geteuid() == 0 else ["bwrap", *trial]
-        done = subprocess.run(  # noqa: S603 - as in launch
-            command, capture_output=True, text=True, timeout=20, check=False
-        )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+    if shutil.which("bwrap") is not None and (said := _refusal(own_users=True)) and not _users_of_the_host():
         found.append(
             f"sandboxes cannot be made here ({said}): the kernel has to allow unprivileged user namespaces "
-            "(kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor), and allows none in a plain "
-            "chroot: enter that with systemd-nspawn, or with unshare --mount and pivot_root"
+            "(kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor), and allows none in a chroot: "
+            "enter that with systemd-nspawn, or with unshare --mount and pivot_root, or run as root"
         )
     return found
+
+
+def uid_inside(uid: int) -> int:
+    """The desktop user's number as the sandbox of `uid` shows it."""
+    return uid if _users_of_the_host() else 1000
+
+
+@cache
+def _users_of_the_host() -> bool:
+    """Whether sandboxes have to do without user namespaces, and can: in a chroot, or where the kernel forbids them,
+    root may still give each sandbox a user that is nobody else, and no rights."""
+    return os.geteuid() == 0 and bool(_refusal(own_users=True)) and not _refusal(own_users=False)
+
+
+@cache
+def _refusal(*, own_users: bool) -> str:
+    """What bubblewrap says against an empty sandbox here; "" where it can be made."""
+    with tempfile.TemporaryDirectory() as place:
+        stage = Path(place)
+        trial = [*_ground("visa-trial", own_users=own_users), "--", *_inside(FIRST_UID, own_users), "/usr/bin/true"]
+        by_root = os.geteuid() == 0
+        done = subprocess.run(  # noqa: S603 - as in launch
+            _by_root(FIRST_UID, stage, {}, trial, own_users=own_users) if by_root else ["bwrap", *trial],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        if stage.is_mount():
+            # In a chroot whose file system is shared with others, what is mounted for one sandbox is seen by all.
+            subprocess.run(["umount", "--lazy", place], check=False, timeout=20)  # noqa: S603, S607 - as in launch
+            return "mounts made here are seen outside"
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
 
 
 def listener(port: int) -> socket.socket:
@@ -167,11 +193,18 @@ def _command(shape: Shape, status_fd: int) -> list[str]:
     """The whole command of a sandbox: limits, user, bubblewrap, session."""
     sources = {name: shape.folder / name for name in ("etc", "home", "opt")}
     sources |= {f"mount{place}": Path(source) for place, (source, _) in enumerate(shape.mounts)}
-    root = os.geteuid() == 0
+    root, own_users = os.geteuid() == 0, not _users_of_the_host()
     stage = _stage(sources.values()) if root else Path()
     seen = {name: stage / name if root else path for name, path in sources.items()}
     home = f"/home/{shape.user}"
-    arguments = [*_ground(shape.hostname), "--json-status-fd", str(status_fd), "--ro-bind", str(seen["etc"]), "/etc"]
+    arguments = [
+        *_ground(shape.hostname, own_users=own_users),
+        "--json-status-fd",
+        str(status_fd),
+        "--ro-bind",
+        str(seen["etc"]),
+        "/etc",
+    ]
     for name in HOST_ETC:
         host, point = Path("/etc") / name, shape.folder / "etc" / name
         if not host.exists():
@@ -183,6 +216,8 @@ def _command(shape: Shape, status_fd: int) -> list[str]:
         else:
             point.touch()
         arguments += ["--ro-bind", str(host.resolve()), f"/etc/{name}"]
+    for parent in sorted({str(Path(target).parent) for _, target in shape.mounts} | {"/opt", "/home"}):
+        arguments += ["--perms", "0755", "--dir", parent]
     arguments += ["--ro-bind", str(seen["opt"]), "/opt/visa", "--bind", str(seen["home"]), home]
     for place, (_, target) in enumerate(shape.mounts):
         arguments += ["--ro-bind", str(seen[f"mount{place}"]), target]
@@ -195,7 +230,6 @@ def _command(shape: Shape, status_fd: int) -> list[str]:
         "LANG": "C.UTF-8",
         "TZ": "UTC",
         "BASH_ENV": "/etc/bash.bashrc",
-        "XDG_RUNTIME_DIR": "/run/user",
         # By this the first process of the sandbox is known for this server's.
         "VISA_SERVER": shape.server_id,
     }
@@ -203,22 +237,28 @@ def _command(shape: Shape, status_fd: int) -> list[str]:
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
     # What was not mounted cannot be written either: without this the empty root itself could be filled.
-    arguments += ["--remount-ro", "/", "--chdir", home, "--", "/opt/visa/bin/session"]
+    arguments += ["--remount-ro", "/", "--chdir", "/", "--"]
+    arguments += [*_inside(shape.uid, own_users), "/opt/visa/bin/session"]
     if root:
-        return _as_nobody(shape.uid, stage, sources, arguments, _limits(shape))
+        return _by_root(shape.uid, stage, sources, arguments, _limits(shape), own_users=own_users)
     return [*_limits(shape), "bwrap", *arguments]
 
 
-def _ground(hostname: str) -> list[str]:
+def _ground(hostname: str, *, own_users: bool) -> list[str]:
     """What every sandbox stands on: its own namespaces, the host's programs read-only, and nothing else of the host."""
     arguments = [
-        "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup-try",
-        "--uid", "1000", "--gid", "1000", "--hostname", hostname, "--new-session", "--cap-drop", "ALL",
-        "--ro-bind", "/usr", "/usr",
+        "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup-try",
+        "--hostname", hostname, "--new-session", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr",
     ]  # fmt: skip
-    if _bwrap_version() >= (0, 8):
-        # Nobody inside becomes root of yet another namespace, where most of the kernel's faults are found.
-        arguments.append("--disable-userns")
+    if own_users:
+        arguments += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+        if _bwrap_version() >= (0, 8):
+            # Nobody inside becomes root of yet another namespace, where most of the kernel's faults are found.
+            arguments.append("--disable-userns")
+    else:
+        # What it takes to become an ordinary user inside, and nothing more; see `_inside`.
+        for right in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            arguments += ["--cap-add", right]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         host = Path("/") / name
         if host.is_symlink():
@@ -228,29 +268,49 @@ def _ground(hostname: str) -> list[str]:
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     for place, mode, size in (
         ("/tmp", "1777", 256),  # noqa: S108 - the sandbox's own
+        ("/dev/shm", "1777", 256),  # noqa: S108 - the same
         ("/run", "0755", 16),
-        ("/run/user", "0700", 16),
         ("/var", "0755", 16),
     ):
         if _bwrap_version() >= (0, 7):
-            arguments += ["--perms", mode, "--size", str(size * 1024 * 1024)]
-        arguments += ["--tmpfs", place]
+            arguments += ["--size", str(size * 1024 * 1024)]
+        arguments += ["--perms", mode, "--tmpfs", place]
     return arguments
 
 
-def _as_nobody(
-    uid: int, stage: Path, sources: Mapping[str, Path], arguments: Iterable[str], limits: Iterable[str] = ()
+def _inside(uid: int, own_users: bool) -> list[str]:
+    """What precedes the session where it would else begin as root: it becomes `uid`, with no right and no way back."""
+    if own_users:
+        return []
+    user = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--no-new-privs"]
+    return [*user, "--inh-caps=-all", "--bounding-set=-all", "--"]
+
+
+def _by_root(
+    uid: int,
+    stage: Path,
+    sources: Mapping[str, Path],
+    arguments: Iterable[str],
+    limits: Iterable[str] = (),
+    *,
+    own_users: bool,
 ) -> list[str]:
-    """bubblewrap, run by root as an ordinary user that finds `sources` below `stage` in its own mount namespace."""
+    """bubblewrap, run by root, in a mount namespace where `sources` stand below `stage`: as the ordinary user `uid`
+    where that one may have user namespaces of its own, else as root, who becomes `uid` inside."""
+    # What is no mount point, as the / of a chroot, cannot be made private; `_refusal` looks whether it matters.
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    propagation = "private" if any(line.split()[4] == "/" for line in mounts) else "unchanged"
     pairs = [part for name, path in sources.items() for part in (name, str(path))]
-    staged = ["unshare", "--mount", "--propagation", "private", "--", "sh", str(HERE / "staged"), str(uid), str(stage)]
-    return [*staged, *pairs, "--", *limits, "bwrap", *arguments]
+    return [
+        *("unshare", "--mount", "--propagation", propagation, "--", "sh", str(HERE / "staged")),
+        *(str(uid) if own_users else "root", str(stage), *pairs, "--", *limits, "bwrap", *arguments),
+    ]
 
 
 def _stage(sources: Iterable[Path]) -> Path:
     """A directory every user can reach and below which no source stands: there something else is mounted, unseen by
     everybody outside."""
-    paths = list(sources)
+    paths = tuple(sources)
     for place in (Path("/media"), Path("/mnt"), Path("/srv"), Path("/opt")):
         if place.is_dir() and not any(path.is_relative_to(place) for path in paths):
             return place
