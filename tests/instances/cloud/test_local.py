@@ -113,7 +113,7 @@ async def test_what_a_machine_sees_and_may_do(local: LocalUnderTest, data: Path,
             f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'",
             "type -t module",
             "touch ~/mine && echo kept",
-            "find /run /var /dev/shm -type f -o -type s | grep -c .$",
+            "ls /run | wc -l",
         ]
 
         said = await asked(local, server, "\n".join(f"{question} 2>&1 | tail -1" for question in questions))
