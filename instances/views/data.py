@@ -44,7 +44,7 @@ def _described(found: DatasetPage) -> dict[str, object]:
         "found": found,
         "dataset": record,
         "open": found.verdict.open,
-        "size": size(record.size_bytes) if record.size_bytes is not None else "",
+        "amount": size(record.size_bytes) if record.size_bytes is not None else "",
         "launch_url": reverse("instances:launch-home") + record.path,
         "cite": " ".join(
             part

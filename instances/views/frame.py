@@ -8,6 +8,7 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.cache import patch_cache_control
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from visa.accounts.models import User
 from visa.errors import NotAllowed, Refusal
@@ -19,7 +20,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 class WrongMethod(Refusal):
     """The address exists, and does not answer to this method."""
 
-    code, status, title = "wrong_method", 405, "Not like this"
+    code, status, title = "wrong_method", 405, gettext_noop("Not like this")
 
 
 class FromElsewhere(NotAllowed):

@@ -248,8 +248,8 @@ def test_the_proposal_is_the_sites_and_not_the_links(browse_as: Browse, owner: U
 
     text = browse_as(owner).get(f"/launch/{dataset.minted}").content.decode()
 
-    assert re.search(r'value="small" checked', text)
-    assert not re.search(r'value="large" checked', text)
+    assert re.search(r'value="small"\s+checked', text)
+    assert not re.search(r'value="large"\s+checked', text)
 
 
 def test_a_link_with_the_doi_as_a_parameter_leads_to_the_page(client: Client, dataset: Dataset) -> None:
