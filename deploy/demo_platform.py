@@ -186,9 +186,12 @@ class DemoPlatform:
             place = self.directory / "postgres"
             self._begin(processes.start_postgres(place, log=self._log("postgres"), durable=self._durable))
         with self._step("Redis"):
-            self._begin(processes.start_redis(self.directory / "redis", log=self._log("redis")))
+            self.start_redis()
         with self._step("Identity provider"):
             self.start_identity_provider()
+
+    def start_redis(self) -> Running:
+        return self._begin(processes.start_redis(self.directory / "redis", log=self._log("redis")))
 
     def start_identity_provider(self) -> Running:
         port = self.keys.identity_port

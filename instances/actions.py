@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 
 from experiments import access as data_access
 from instances import access, grants, tasks, transitions
+from instances.access import InstanceView
 from instances.lifecycle import Permission, State, Wanted
 from instances.models import Image, Instance
 from instances.userdata import one_line
@@ -178,22 +179,22 @@ def launch(wish: Launch, *, by: User) -> Launched:
     return Launched(instance_id=instance_id, resumed=False)
 
 
-def start(instance_id: UUID, *, by: User) -> None:
+def start(instance_id: UUID, *, by: User) -> InstanceView:
     """Wants a machine to run. Raises NoSuchMachine, NotAllowed, Conflict."""
-    _wish(instance_id, Wanted.RUNNING, by=by, to=Permission.OPERATE)
+    return _wish(instance_id, Wanted.RUNNING, by=by, to=Permission.OPERATE)
 
 
-def stop(instance_id: UUID, *, by: User) -> None:
+def stop(instance_id: UUID, *, by: User) -> InstanceView:
     """Wants a machine shut off; its disk and its allowance are kept. Raises NoSuchMachine, NotAllowed, Conflict."""
-    _wish(instance_id, Wanted.STOPPED, by=by, to=Permission.OPERATE)
+    return _wish(instance_id, Wanted.STOPPED, by=by, to=Permission.OPERATE)
 
 
-def delete(instance_id: UUID, *, by: User) -> None:
+def delete(instance_id: UUID, *, by: User) -> InstanceView:
     """Wants a machine gone for ever, with what is on its disk. Raises NoSuchMachine, NotAllowed."""
-    _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE)
+    return _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE)
 
 
-def reboot(instance_id: UUID, *, by: User) -> None:
+def reboot(instance_id: UUID, *, by: User) -> InstanceView:
     """Wants a running machine booted anew. Raises NoSuchMachine, NotAllowed, Conflict."""
     view = access.instance_for(by, instance_id, to=Permission.OPERATE)
     if not view.can_reboot:
@@ -204,6 +205,7 @@ def reboot(instance_id: UUID, *, by: User) -> None:
     with transaction.atomic():
         transitions.ask_reboot(instance_id, by=by)
         transaction.on_commit(partial(tasks.nudge, instance_id))
+        return access.instance_for(by, instance_id, to=Permission.OPERATE)
 
 
 def desktop_ticket(instance_id: UUID, *, by: User, session_key: str) -> grants.Ticket:
@@ -217,7 +219,8 @@ def desktop_ticket(instance_id: UUID, *, by: User, session_key: str) -> grants.T
     return grants.issue(instance_id, by, session_key=session_key)
 
 
-def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> None:
+def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> InstanceView:
+    """The machine as it is with the wish written, read before any worker can act on it."""
     view = access.instance_for(by, instance_id, to=to)
     final = {State.GONE, State.DELETING} if wanted is Wanted.RUNNING else {State.GONE, State.DELETING, State.ERROR}
     if wanted is not Wanted.DELETED and view.state in final:
@@ -230,6 +233,7 @@ def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> Non
             if wanted is not Wanted.RUNNING:
                 grants.revoke_machine(instance_id, cause=wanted.value)
             transaction.on_commit(partial(tasks.nudge, instance_id))
+        return access.instance_for(by, instance_id, to=to)
 
 
 def _known(person: User, key: str, dataset_id: int) -> Launched | None:

@@ -90,8 +90,7 @@ class InstanceView(APIView):
 
     @extend_schema(operation_id="instances_delete", responses=answers({202: InstanceSerializer}, 404))
     def delete(self, request: Request, instance_id: UUID) -> Response:
-        actions.delete(instance_id, by=_person(request))
-        return _accepted(request, instance_id)
+        return _accepted(actions.delete(instance_id, by=_person(request)))
 
 
 _ORDER = answers({202: InstanceSerializer}, 404, 409)
@@ -102,8 +101,7 @@ class StartView(APIView):
 
     @extend_schema(operation_id="instances_start", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.start(instance_id, by=_person(request))
-        return _accepted(request, instance_id)
+        return _accepted(actions.start(instance_id, by=_person(request)))
 
 
 class StopView(APIView):
@@ -111,8 +109,7 @@ class StopView(APIView):
 
     @extend_schema(operation_id="instances_stop", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.stop(instance_id, by=_person(request))
-        return _accepted(request, instance_id)
+        return _accepted(actions.stop(instance_id, by=_person(request)))
 
 
 class RebootView(APIView):
@@ -120,8 +117,7 @@ class RebootView(APIView):
 
     @extend_schema(operation_id="instances_reboot", request=None, responses=_ORDER)
     def post(self, request: Request, instance_id: UUID) -> Response:
-        actions.reboot(instance_id, by=_person(request))
-        return _accepted(request, instance_id)
+        return _accepted(actions.reboot(instance_id, by=_person(request)))
 
 
 class TicketsView(APIView):
@@ -139,7 +135,5 @@ class TicketsView(APIView):
         return Response(TicketSerializer(body).data, status=status.HTTP_201_CREATED)
 
 
-def _accepted(request: Request, instance_id: UUID) -> Response:
-    return Response(
-        InstanceSerializer(access.instance_for(_person(request), instance_id)).data, status=status.HTTP_202_ACCEPTED
-    )
+def _accepted(view: access.InstanceView) -> Response:
+    return Response(InstanceSerializer(view).data, status=status.HTTP_202_ACCEPTED)

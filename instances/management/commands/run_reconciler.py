@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.db import OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 from typing_extensions import override
 
 from instances import provisioning
@@ -31,11 +31,15 @@ class Command(BaseCommand):
         while not stopping.is_set():
             try:
                 idle = provisioning.advance(cloud) is None
-            except OperationalError as error:
+            except (OperationalError, InterfaceError) as error:
                 # The database is the only truth; without it there is nothing to do but to wait for it.
                 log.warning("the database does not answer: %s", type(error).__name__)
-                close_old_connections()
                 idle = True
+            except Exception:
+                # One row's fault must not stop the others; its lease keeps it away from everybody for a minute.
+                log.exception("a step failed")
+                idle = False
+            close_old_connections()
             if idle:
                 stopping.wait(POLL_SECONDS)
         log.info("the reconciler stops")
