@@ -33,7 +33,7 @@ def progress(request: HttpRequest, instance_id: UUID) -> HttpResponse:
     return render(request, "instances/_instance.html", {"machine": machine})
 
 
-def _verb(act: Callable[..., None], said: Callable[[], str]) -> Callable[[HttpRequest, UUID], HttpResponseBase]:
+def _verb(act: Callable[..., object], said: Callable[[], str]) -> Callable[[HttpRequest, UUID], HttpResponseBase]:
     """The address of one verb. A GET (a reload, a sign-in on the way) does nothing and shows the machine."""
 
     @personal("GET", "POST")
