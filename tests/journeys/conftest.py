@@ -9,6 +9,7 @@ accessible  accessible(page): no finding of axe, in light and dark; nothing wide
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -31,6 +32,7 @@ QUIET = [
 AXE = ROOT / "visa" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 #: a scheme changes colours and nothing else, so that only they are looked at twice
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS: list[tuple[Literal["light", "dark"], list[str]]] = [("light", RULES), ("dark", ["color-contrast"])]
 #: a desktop of this host is there within a few seconds; two busy cores may need many
 PATIENCE = 90_000
 
@@ -94,7 +96,7 @@ def accessible() -> Accessible:
 
     def look(page: Page) -> None:
         page.evaluate(AXE.read_text(encoding="utf-8"))
-        for scheme, rules in (("light", RULES), ("dark", ["color-contrast"])):
+        for scheme, rules in LOOKS:
             page.emulate_media(color_scheme=scheme)
             found = page.evaluate("rules => axe.run(document, {runOnly: rules})", rules)
             faults = [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found["violations"]]
