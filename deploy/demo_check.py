@@ -163,6 +163,12 @@ def until_active(visitor: Visitor, machine: str, seconds: float) -> dict[str, An
         time.sleep(0.25)
 
 
+def for_staff(platform: DemoPlatform, machine: str) -> str:
+    """What the cloud said of this machine, in its own words."""
+    rows = f"from instances.models import Instance; print(Instance.objects.get(id='{machine}').reason_detail)"
+    return platform.run("-c", f"import django; django.setup(); {rows}").strip() or "nothing"
+
+
 def has_a_picture(pixels: bytes) -> bool:
     """Whether it is more than one colour."""
     return len({pixels[place : place + 3] for place in range(0, len(pixels), 4)}) > 1
@@ -235,7 +241,10 @@ def run(platform: DemoPlatform, step: Step) -> None:
     with step("The link, sign-in, launch"):
         machine = launch(visitor, f"/launch/{dataset.doi}")
     with step("The desktop is ready"):
-        said = until_active(visitor, machine, patience)
+        try:
+            said = until_active(visitor, machine, patience)
+        except Failed as error:
+            raise Failed(f"{error} For staff: {for_staff(platform, machine)}") from error
     place = said["mounts"][0]["target"]
     command = (
         f"module load {MODULE};"

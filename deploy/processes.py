@@ -222,6 +222,8 @@ def _as_servant(place: Path, programs: Path) -> list[str]:
     os.chown(place, servant.pw_uid, servant.pw_gid)
     words = ["--reuid", str(servant.pw_uid), "--regid", str(servant.pw_gid), "--clear-groups"]
     if not (_reachable_by_others(place) and _reachable_by_others(programs)):
+        # access(2), by which initdb looks, forgets that right of a user who is not root unless told to leave it alone.
+        words += ["--securebits", "+no_setuid_fixup"]
         words += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     return words
 
