@@ -11,7 +11,7 @@ _COMPLETE = {
     "VISA_MACHINE_KEYS": 43 * "A" + "=",
     "VISA_DESKTOP_RANGES": "127.0.0.0/8",
     "VISA_CLOUD_KIND": "memory",
-    "VISA_CLOUD_ENVIRONMENT": "tools",
+    "VISA_CLOUD_ENVIRONMENT": "test-tools",
     "VISA_DATA_SOURCE": "/nonexistent/{path}",
 }
 for _name, _value in _COMPLETE.items():

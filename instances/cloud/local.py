@@ -292,8 +292,11 @@ class LocalCloud(Cloud):
         if not sandbox.mapped(FIRST_UID):
             # In a container with few user ids all sandboxes share one, and only their namespaces part them.
             return pwd.getpwnam("nobody").pw_uid
+        # By chance, since there may be other directories like ours on this host.
         taken = {record.uid for record in self._records()}
-        return next(uid for uid in range(FIRST_UID, FIRST_UID + 100_000) if uid not in taken)
+        while (uid := FIRST_UID + secrets.randbelow(100_000_000)) in taken:
+            pass
+        return uid
 
     # What runs.
 
