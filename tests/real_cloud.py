@@ -65,7 +65,8 @@ class RealCloud:
         self._write(name, entry)
         environment = environment or self.environment
         self._environments.add(environment)
-        arguments: dict[str, Any] = {"cloud": name, "network": "visa", "environment": environment}
+        # Longer than in production: here the APIs share two cores with their guests and with everything else.
+        arguments: dict[str, Any] = {"cloud": name, "network": "visa", "environment": environment, "seconds": 40.0}
         arguments.update(named)
         return OpenStackCloud(**arguments)
 
