@@ -37,7 +37,7 @@ CHECKS = (
     Check("Lint", [f"{BIN}/ruff", "check", "."]),
     Check("Import contracts", [f"{BIN}/lint-imports"], READING),
     Check("Types", [f"{BIN}/mypy", *CODE], READING),
-    Check("Templates", [f"{BIN}/djlint", "templates", "--check", "--lint", "--quiet"]),
+    Check("Templates", [f"{BIN}/djlint", "templates", "--check", "--lint"]),
     Check(
         "Migrations",
         [sys.executable, "-W", "ignore::RuntimeWarning", "manage.py", "makemigrations", "--check", "--dry-run"],
@@ -83,7 +83,7 @@ def check(one: Check, count: Count) -> None:
     bad = done.returncode != 0
     count.line(one.words, time.monotonic() - began, passed=not bad, failed=bad)
     if bad:
-        print(log.read_text(encoding="utf-8", errors="replace")[-8000:], flush=True)
+        print(log.read_text(encoding="utf-8", errors="replace")[-4000:], flush=True)
 
 
 def run_tests(words: str, options: Sequence[str], count: Count, more: Mapping[str, str] | None = None) -> None:

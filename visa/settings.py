@@ -140,6 +140,10 @@ else:
     SESSION_COOKIE_NAME = "visa-session"
     CSRF_COOKIE_NAME = "visa-csrf"
 
+# The front proxy redirects to https, so that a health check need not (W008); a facility's other subdomains and the
+# browsers' preload list are not this platform's to decide about (W005, W021).
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W008", "security.W021"]
+
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
@@ -165,6 +169,12 @@ FILE_UPLOAD_HANDLERS: list[str] = ["django.core.files.uploadhandler.MemoryFileUp
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("fr", "Français"), ("de", "Deutsch")]
+# What a browser asks for, unless its reader chose; no script needs to know it.
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
+LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = SITE.secure
+LANGUAGE_COOKIE_NAME = "__Host-visa-language" if SITE.secure else "visa-language"
 LOCALE_PATHS = [BASE_DIR / "visa" / "locale"]
 TIME_ZONE = "UTC"
 USE_I18N = True
