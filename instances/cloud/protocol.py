@@ -120,11 +120,11 @@ class Cloud(Protocol):
         ...
 
     def start(self, server_id: str) -> None:
-        """Starts a server that is shut off. Nothing happens where it already runs. Raises ServerGone, CloudUnreachable."""
+        """Starts a server that is off. Nothing happens where it already runs. Raises ServerGone, CloudUnreachable."""
         ...
 
     def stop(self, server_id: str) -> None:
-        """Shuts a server off; its disk is kept. Nothing happens where it is off. Raises ServerGone, CloudUnreachable."""
+        """Shuts a server off; its disk stays. Nothing happens where it is off. Raises ServerGone, CloudUnreachable."""
         ...
 
     def reboot(self, server_id: str) -> None:
