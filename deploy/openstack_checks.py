@@ -1,0 +1,70 @@
+"""`deploy/test --openstack`: what needs a real OpenStack, before one whose guests boot and then before one of fake guests.
+
+One cloud runs at a time (they use the same ports). A cloud that ran before runs again at the end.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deploy import checks, demo_openstack
+from deploy.checks import Check, Count
+from deploy.processes import ROOT, Missing
+from deploy.steps import step
+
+GUESTS = Path(os.environ.get("VISA_OPENSTACK_STATE", "/var/lib/visa-openstack"))
+FAKE = GUESTS.with_name(f"{GUESTS.name}-fake")
+JOURNEY = Check(
+    "deploy/demo --cloud openstack --check",
+    [sys.executable, "-m", "deploy.demo_run", "--cloud", "openstack", "--check"],
+    {"VISA_OPENSTACK_STATE": str(GUESTS)},
+)
+
+
+def _runs(state: Path) -> bool:
+    """Whether this cloud's Keystone is there."""
+    for path in (state / "run").glob("*.pid"):
+        try:
+            if Path(f"/proc/{int(path.read_text())}").exists():
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _down(state: Path, *options: str) -> None:
+    command = [str(ROOT / "deploy" / "openstack" / "down"), *options]
+    subprocess.run(command, env=os.environ | {"VISA_OPENSTACK_STATE": str(state)}, capture_output=True, check=False)
+
+
+def _kind(words: str, state: Path, options: list[str], count: Count) -> None:
+    """Bring this cloud up and run the tests that need one against it."""
+    began = time.monotonic()
+    try:
+        demo_openstack.up(options, step, state=state)
+    except Missing as error:
+        print(error, flush=True)
+        count.line(f"OpenStack, {words}", time.monotonic() - began, passed=0, failed=1)
+        return
+    environment = {"VISA_TEST_OPENSTACK": str(state)}
+    checks.run_tests(f"Tests with OpenStack, {words}", ["-m", "openstack"], count, environment)
+    if state == GUESTS:
+        checks.check(JOURNEY, count)
+
+
+def run(count: Count) -> None:
+    """Both kinds, one after the other."""
+    if os.geteuid() != 0:
+        print("An OpenStack of our own is brought up by root only: run this as root.", flush=True)
+        count.failed += 1
+        return
+    before = _runs(GUESTS)
+    _down(FAKE)
+    _kind("guests", GUESTS, [], count)
+    _down(GUESTS)
+    _kind("fake guests", FAKE, ["--fake", "2"], count)
+    _down(FAKE, "--purge")
+    if before:
+        demo_openstack.up([], step, state=GUESTS)
