@@ -1,4 +1,4 @@
-"""`deploy/test --openstack`: what needs a real OpenStack, before one whose guests boot and then before one of fake guests.
+"""`deploy/test --openstack`: all that needs a real OpenStack, before one whose guests boot, then before one of fakes.
 
 One cloud runs at a time (they use the same ports). A cloud that ran before runs again at the end.
 """

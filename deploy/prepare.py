@@ -128,6 +128,21 @@ def npm_packages(purpose: str) -> None:
         path.write_text(json.dumps(known), encoding="utf-8")
 
 
+def translations() -> None:
+    """Compile the catalogues that were changed since they were compiled."""
+    texts = list(ROOT.glob("visa/locale/*/LC_MESSAGES/django.po"))
+    if all(_newer(text.with_suffix(".mo"), text) for text in texts):
+        return
+    with step("Translations"):
+        command = [sys.executable, "-m", "deploy.catalogues", "--compile"]
+        if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:
+            raise Missing("The translations of visa/locale could not be compiled; deploy/messages says where.")
+
+
+def _newer(made: Path, source: Path) -> bool:
+    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
+
+
 def space() -> None:
     """Raises `Missing` where a first set-up would not fit."""
     if not (Path(sys.prefix) / "installed.json").exists() and shutil.disk_usage(ROOT).free < SPACE:
@@ -142,6 +157,7 @@ def main() -> int:
         space()
         python_packages(purpose)
         npm_packages(purpose)
+        translations()
     except Missing as error:
         print(error, file=sys.stderr)
         return 1
