@@ -33,14 +33,14 @@ def progress(request: HttpRequest, instance_id: UUID) -> HttpResponse:
     return render(request, "instances/_instance.html", {"machine": machine})
 
 
-def _verb(act: Callable[..., object], said: Callable[[], str]) -> Callable[[HttpRequest, UUID], HttpResponseBase]:
+def _verb(act: Callable[..., object]) -> Callable[[HttpRequest, UUID], HttpResponseBase]:
     """The address of one verb. A GET (a reload, a sign-in on the way) does nothing and shows the machine."""
 
     @personal("GET", "POST")
     def answer(request: HttpRequest, instance_id: UUID) -> HttpResponse:
         if request.method == "POST":
+            # The machine's own page says what it is doing, and goes on saying what is true.
             act(instance_id, by=person_of(request))
-            messages.success(request, said())
         else:
             access.instance_for(person_of(request), instance_id)
         return redirect("instances:instance-detail", instance_id)
@@ -48,9 +48,9 @@ def _verb(act: Callable[..., object], said: Callable[[], str]) -> Callable[[Http
     return answer
 
 
-start = _verb(actions.start, lambda: _("It is starting."))
-stop = _verb(actions.stop, lambda: _("It is shutting down. Its files are kept."))
-reboot = _verb(actions.reboot, lambda: _("It is restarting."))
+start = _verb(actions.start)
+stop = _verb(actions.stop)
+reboot = _verb(actions.reboot)
 
 
 @personal("GET", "POST")

@@ -32,7 +32,7 @@ def spoken(seconds: int) -> str:
 
 def memory(mib: int) -> str:
     """An amount of memory: whole MiB below one GiB, else GiB with at most one place."""
-    if mib < 1024:
+    if 0 < mib < 1024:
         return _("%(n)s MiB") % {"n": number_format(mib)}
     gib = mib / 1024
     return _("%(n)s GiB") % {"n": number_format(round(gib, 1), 0 if gib == round(gib) else 1)}

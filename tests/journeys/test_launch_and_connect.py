@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from deploy.demo_platform import DemoPlatform
 from tests.journeys.conftest import PATIENCE, Accessible, Visit
 
-OPEN = "10.5291/ILL-DATA.8-02-912"
+OPEN, OTHER = "10.5291/ILL-DATA.8-02-912", "10.5442/ND000001"
 #: how many colours the picture on the canvas has, read from the page as a person would see it
 COLOURS = """() => {
     const canvas = document.querySelector("canvas");
@@ -100,6 +100,37 @@ def test_without_script_the_page_tells_the_same(visit: Visit) -> None:
     """Signed in with scripts switched off: the machine's page brings itself up to date until the machine is ready."""
     page = visit("Team-mate", java_script_enabled=False)
     page.goto(f"/launch/{OPEN}")
+    page.get_by_role("button", name="Start the machine").click()
+
+    expect(page.get_by_role("link", name="Open the desktop")).to_be_visible(timeout=PATIENCE)
+
+    delete(page)
+
+
+def test_a_second_tab_is_told_of_what_the_first_did(visit: Visit) -> None:
+    """The team-mate's first page lies open and asks nothing by itself: what happens to the machine is told to it."""
+    page = visit("Team-mate")
+    page.goto(f"/launch/{OTHER}")
+    page.get_by_role("button", name="Start the machine").click()
+    expect(page.get_by_role("link", name="Open the desktop")).to_be_visible(timeout=PATIENCE)
+    other = page.context.new_page()
+    other.goto("/")
+    card = other.get_by_role("listitem").filter(has_text=OTHER)
+    expect(card.get_by_text("Ready")).to_be_visible()
+
+    page.get_by_role("button", name="Stop").click()
+    expect(card.get_by_text("Stopped")).to_be_visible(timeout=PATIENCE)
+    delete(page)
+
+    expect(other.get_by_text(OTHER)).to_have_count(0, timeout=PATIENCE)
+    expect(other.get_by_text("0 of 3 in use")).to_be_visible()
+
+
+def test_without_the_feed_the_page_asks_by_itself(visit: Visit) -> None:
+    """A proxy on the way lets no websocket through: the starting page still ends at the desktop's button."""
+    page = visit("Team-mate")
+    page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
+    page.goto(f"/launch/{OTHER}")
     page.get_by_role("button", name="Start the machine").click()
 
     expect(page.get_by_role("link", name="Open the desktop")).to_be_visible(timeout=PATIENCE)

@@ -1,8 +1,8 @@
 /* Keeps a page's machines true: the feed says that something changed, the page asks again for the fragment.
    The feed carries ids only and may be lossy, so the page also asks by itself; without a socket it asks oftener. */
 
-const BUSY = 5000; // ms between two questions while something is on its way and the feed is silent
-const QUIET = 30000; // the same with an open feed, or when nothing is on its way
+const BUSY = 5000; // ms between two questions while something is on its way and there is no feed
+const QUIET = 30000; // the same with an open feed
 let open = false;
 let wait = 1000;
 let asked = Date.now();
@@ -44,10 +44,26 @@ function connect() {
 setInterval(() => {
   if (document.hidden) return;
   const busy = document.querySelector("[data-busy]") !== null;
-  if (Date.now() - asked > (busy && !open ? BUSY : QUIET)) ask();
+  if (busy && Date.now() - asked > (open ? QUIET : BUSY)) ask();
 }, 1000);
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) ask();
+
+// With nothing on its way only a person makes the page ask: else an open tab would keep a session alive by itself.
+for (const [sign, rest] of [["visibilitychange", 2000], ["click", QUIET], ["keyup", QUIET]]) {
+  document.addEventListener(sign, () => {
+    if (!document.hidden && Date.now() - asked > rest) ask();
+  });
+}
+
+// A button must not be replaced between the press and the release of it: the click would be lost.
+let pressed = false;
+
+for (const sign of ["pointerdown", "pointerup", "pointercancel"]) {
+  document.addEventListener(sign, () => setTimeout(() => (pressed = sign === "pointerdown"), 0), true);
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (!pressed) return;
+  event.detail.shouldSwap = false;
+  setTimeout(() => ask(), 500);
 });
 
 /* Seconds that run on between two answers. */
