@@ -5,14 +5,17 @@ from uuid import UUID
 
 import pytest
 import time_machine
+from django.apps import apps
+from django.db.models import Model
 from django.db.models.functions import Now
 from django.utils import timezone
+from typing_extensions import override
 
 from experiments.models import Dataset
-from instances import access, actions, grants, provisioning, transitions
+from instances import access, actions, grants, transitions
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudFull, CloudRefused, CloudUnreachable, Server, ServerSpec, ServerStatus
+from instances.cloud.protocol import CloudRefused, Desktop, Offering, Server, ServerSpec, ServerStatus
 from instances.grants import NotThere
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Connection, Image, Instance, InstanceEvent
@@ -20,6 +23,8 @@ from quotas import allowances
 from quotas.arithmetic import Resources
 from quotas.models import Flavour, Limit
 from tests import factories
+from tests.clouds import DeafCloud, FullCloud, LosingReplies
+from tests.machines import settle
 from visa.accounts.models import User
 
 pytestmark = pytest.mark.django_db
@@ -35,16 +40,6 @@ def launched(owner: User, dataset: Dataset) -> UUID:
     return actions.launch(Launch(doi=dataset.minted), by=owner).instance_id
 
 
-def settle(cloud: object, instance_id: UUID, *, steps: int = 12) -> Instance:
-    """Takes steps, each as soon as it is allowed, until the machine rests or the steps are used up."""
-    for _ in range(steps):
-        Instance.objects.filter(id=instance_id, deleted_at=None).update(due_at=Now() - timedelta(seconds=1))
-        again = provisioning.advance(cloud, instance_id)  # type: ignore[arg-type]
-        if again is None or again > timedelta(seconds=40):
-            break
-    return Instance.objects.get(id=instance_id)
-
-
 def test_a_launch_reaches_its_desktop(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
     instance = settle(cloud, launched)
 
@@ -56,8 +51,8 @@ def test_a_launch_reaches_its_desktop(launched: UUID, cloud: MemoryCloud, owner:
     assert kinds[-1] == "seen.ready"
 
 
-def test_every_step_of_a_start_is_shown_with_its_time(launched: UUID, vnc: object, owner: User) -> None:
-    slow = MemoryCloud(looks=3, desktop=vnc, offering=_everything())  # type: ignore[arg-type]
+def test_every_step_of_a_start_is_shown_with_its_time(launched: UUID, vnc: Desktop, owner: User) -> None:
+    slow = MemoryCloud(looks=3, desktop=vnc, offering=EVERYTHING)
     settle(slow, launched, steps=2)
     view = access.instance_for(owner, launched)
     assert [(step.key, step.done_at is not None, step.current) for step in view.progress] == [
@@ -102,60 +97,35 @@ def test_the_allowance_is_held_while_the_machine_may_exist(launched: UUID, cloud
     assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
 
 
-class _RepliesLost(MemoryCloud):
-    """Executes the first create and loses its answer."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.lost = 0
-
-    def create(self, spec: ServerSpec) -> Server:
-        server = super().create(spec)
-        if not self.lost:
-            self.lost += 1
-            raise CloudUnreachable("the answer was lost")
-        return server
+EVERYTHING = Offering(images=frozenset({"desktop"}), flavours=frozenset({"small"}), networks=frozenset())
 
 
-class _Deaf(MemoryCloud):
-    """Does not answer while `deaf`."""
+class LosingCreates(LosingReplies):
+    """Answers questions, and loses the answers to orders."""
 
-    deaf = True
-
+    @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        if self.deaf:
-            raise CloudUnreachable("no answer")
-        return super().find(instance_id)
+        return self.behind.find(instance_id)
 
 
-class _Full(MemoryCloud):
-    full = True
+class Refusing(MemoryCloud):
+    """Refuses every create for good."""
 
-    def create(self, spec: ServerSpec) -> Server:
-        if self.full:
-            raise CloudFull("No valid host was found.")
-        return super().create(spec)
-
-
-class _Refusing(MemoryCloud):
+    @override
     def create(self, spec: ServerSpec) -> Server:
         raise CloudRefused("Image not found.")
 
 
-def _everything() -> object:
-    from instances.cloud.protocol import Offering
+def test_a_server_whose_answer_was_lost_is_adopted_and_not_made_twice(launched: UUID, vnc: Desktop) -> None:
+    behind = MemoryCloud(desktop=vnc, offering=EVERYTHING)
+    cloud = LosingCreates(behind)
 
-    return Offering(images=frozenset({"desktop"}), flavours=frozenset({"small"}), networks=frozenset())
+    settle(cloud, launched, steps=1)
+    assert len(list(behind.list())) == 1
+    cloud.losing = False
 
-
-def test_a_server_whose_answer_was_lost_is_adopted_and_not_made_twice(launched: UUID, vnc: object) -> None:
-    cloud = _RepliesLost(desktop=vnc, offering=_everything())
-
-    instance = settle(cloud, launched)
-
-    assert cloud.lost == 1
-    assert instance.state == State.ACTIVE
-    assert len(list(cloud.list())) == 1
+    assert settle(cloud, launched).state == State.ACTIVE
+    assert len(list(behind.list())) == 1
 
 
 def test_a_create_that_may_still_happen_is_waited_for(launched: UUID, cloud: MemoryCloud) -> None:
@@ -170,8 +140,8 @@ def test_a_create_that_may_still_happen_is_waited_for(launched: UUID, cloud: Mem
     assert len(list(cloud.list())) == 1
 
 
-def test_silence_from_the_cloud_changes_nothing_and_says_so(launched: UUID, vnc: object, owner: User) -> None:
-    cloud = _Deaf(desktop=vnc, offering=_everything())
+def test_silence_from_the_cloud_changes_nothing_and_says_so(launched: UUID, vnc: Desktop, owner: User) -> None:
+    cloud = DeafCloud(desktop=vnc, offering=EVERYTHING)
     cloud.deaf = False
     settle(cloud, launched)
     cloud.deaf = True
@@ -185,8 +155,8 @@ def test_silence_from_the_cloud_changes_nothing_and_says_so(launched: UUID, vnc:
     assert settle(cloud, launched).reason_code == ""
 
 
-def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: object, owner: User) -> None:
-    cloud = _Deaf(desktop=vnc, offering=_everything())
+def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: Desktop, owner: User) -> None:
+    cloud = DeafCloud(desktop=vnc, offering=EVERYTHING)
     cloud.deaf = False
     settle(cloud, launched)
     cloud.deaf = True
@@ -198,29 +168,26 @@ def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: object
     assert settle(cloud, launched).state == State.DELETED
 
 
-def test_a_full_cloud_is_waited_for_with_a_reason(launched: UUID, vnc: object, owner: User) -> None:
-    cloud = _Full(desktop=vnc, offering=_everything())
-
-    settle(cloud, launched, steps=3)
+def test_a_full_cloud_is_waited_for_with_a_reason(launched: UUID, vnc: Desktop, owner: User) -> None:
+    settle(FullCloud(desktop=vnc, offering=EVERYTHING), launched, steps=3)
     view = access.instance_for(owner, launched)
     assert (view.state, view.reason_code) == (State.BUILDING, "cloud_full")
 
-    cloud.full = False
-    assert settle(cloud, launched).state == State.ACTIVE
+    assert settle(MemoryCloud(desktop=vnc, offering=EVERYTHING), launched).state == State.ACTIVE
 
 
 def test_a_refused_machine_fails_with_words_for_people_and_detail_for_staff(
-    launched: UUID, vnc: object, owner: User
+    launched: UUID, vnc: Desktop, owner: User
 ) -> None:
-    instance = settle(_Refusing(desktop=vnc, offering=_everything()), launched)
+    instance = settle(Refusing(desktop=vnc, offering=EVERYTHING), launched)
 
     assert (instance.state, instance.reason_code) == (State.ERROR, "cloud_refused")
     assert instance.reason_detail == "Image not found."
     assert "Image not found" not in access.instance_for(owner, launched).reason
 
 
-def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud, vnc: object, owner: User) -> None:
-    settle(_Refusing(desktop=vnc, offering=_everything()), launched)
+def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud, vnc: Desktop, owner: User) -> None:
+    settle(Refusing(desktop=vnc, offering=EVERYTHING), launched)
 
     actions.start(launched, by=owner)
 
@@ -391,14 +358,12 @@ def test_nothing_secret_stands_in_the_rows(launched: UUID, cloud: MemoryCloud, o
     assert entry is not None
     actions.desktop_ticket(launched, by=owner, session_key="a-session-key")
 
-    rows = " ".join(str(list(model.objects.values_list())) for model in _all_models())
+    rows = " ".join(str(list(model._default_manager.values_list())) for model in _all_models())
     for secret in (ticket.token, "a-session-key", entry.password):
         assert secret not in rows
 
 
-def _all_models() -> list[type]:
-    from django.apps import apps
-
+def _all_models() -> list[type[Model]]:
     return [model for model in apps.get_models() if model.__module__.startswith(("instances", "quotas"))]
 
 
