@@ -21,6 +21,20 @@ def find(issuer: str, subject: str) -> Identity | None:
     return Identity.objects.select_related("user").filter(issuer=issuer, subject=subject).first()
 
 
+def service(issuer: str, subject: str, name: str) -> User:
+    """Somebody who is nobody: acts for the platform itself, without roles, and can never sign in.
+
+    `issuer` is a URN, which no provider can have. The same one each time.
+    """
+    identity = find(issuer, subject)
+    if identity is not None:
+        return identity.user
+    with transaction.atomic():
+        user = User.objects.create_person(name=name, email="")
+        Identity.objects.create(user=user, issuer=issuer, subject=subject)
+    return user
+
+
 def welcome(person: Person) -> Identity:
     """The identity of a person who signs in, made at the first time, with everything their issuer states replaced.
 

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
 from instances import provisioning
@@ -34,12 +34,14 @@ class Command(BaseCommand):
             except (OperationalError, InterfaceError) as error:
                 # The database is the only truth; without it there is nothing to do but to wait for it.
                 log.warning("the database does not answer: %s", type(error).__name__)
+                connection.close()
                 idle = True
             except Exception:
                 # One row's fault must not stop the others; its lease keeps it away from everybody for a minute.
                 log.exception("a step failed")
+                connection.close()
                 idle = False
-            close_old_connections()
+            # Otherwise its one connection stays: it is cheaper than a new one each second, and how doctor sees it live.
             if idle:
                 stopping.wait(POLL_SECONDS)
         log.info("the reconciler stops")
