@@ -127,13 +127,13 @@ class Machine(InstanceView):
     def headline(self) -> str:
         """What it is doing, in one sentence."""
         return {
-            State.BUILDING: _("Your machine is starting"),
-            State.STARTING: _("Your machine is starting"),
-            State.ACTIVE: _("Your machine is ready"),
-            State.STOPPING: _("Your machine is shutting down"),
-            State.STOPPED: _("Your machine is off; its files are kept"),
-            State.REBOOTING: _("Your machine is restarting"),
-            State.DELETING: _("Your machine is being deleted"),
+            State.BUILDING: _("The machine is starting"),
+            State.STARTING: _("The machine is starting"),
+            State.ACTIVE: _("The machine is ready"),
+            State.STOPPING: _("The machine is shutting down"),
+            State.STOPPED: _("The machine is off; its files are kept"),
+            State.REBOOTING: _("The machine is restarting"),
+            State.DELETING: _("The machine is being deleted"),
             State.DELETED: _("This machine was deleted"),
             State.ERROR: _("A step failed"),
             State.GONE: _("This machine no longer exists"),
