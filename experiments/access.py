@@ -25,6 +25,7 @@ from django.db.models import Prefetch, Q, QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from experiments import doi, mounts, openness
 from experiments.doi import Doi, MalformedDoi
@@ -56,19 +57,19 @@ class UnknownDoi(NotFound):
 class DatasetClosed(NotAllowed):
     """The data are not open, and this person is not of the team."""
 
-    code, title = "dataset_closed", "These data are not open"
+    code, title = "dataset_closed", gettext_noop("These data are not open")
 
 
 class DatasetElsewhere(Conflict):
     """The data are open, but not held by this site."""
 
-    code, title = "dataset_elsewhere", "These data are held elsewhere"
+    code, title = "dataset_elsewhere", gettext_noop("These data are held elsewhere")
 
 
 class NotData(Conflict):
     """The DOI names an instrument, an award or a text."""
 
-    code, title = "not_data", "This DOI does not name data"
+    code, title = "not_data", gettext_noop("This DOI does not name data")
 
 
 class StorageUnknown(Unavailable):
@@ -353,7 +354,7 @@ def _page(row: Dataset, identities: tuple[Identity, ...], person: Person, now: d
         if contact:
             way_out = _("Ask %(contact)s about them.") % {"contact": contact}
         if not signed_in and verdict.reason is not Reason.WITHDRAWN:
-            way_out = f"{way_out} {_('If you are of the team, sign in first.')}".strip()
+            way_out = (way_out + " " + _("If you are of the team, sign in first.")).strip()
     elif not row.path:
         outcome = Outcome.ELSEWHERE
         why = _("These data are not held by this site, so no machine here can read them.")

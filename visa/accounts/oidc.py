@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from mozilla_django_oidc.auth import OIDCAuthenticationBackend
 from typing_extensions import override
 
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 class SignInRefused(NotAllowed):
     """Nobody was signed in; the page names a number that stands in the log with the reason."""
 
-    code, title = "sign_in_refused", "You are not signed in"
+    code, title = "sign_in_refused", gettext_noop("You are not signed in")
 
 
 class ProviderUnavailable(Unavailable):
     """Nobody can sign in with this provider now."""
 
-    code, title = "provider_unavailable", "Sign-in is not available right now"
+    code, title = "provider_unavailable", gettext_noop("Sign-in is not available right now")
 
 
 def refused(provider: OpenIDProvider, reason: object, message: str = "", way_out: str = "") -> Refusal:
