@@ -10,7 +10,7 @@ from django.urls import path
 from instances import api
 from instances.consumers import InstanceFeedConsumer
 from instances.desktop.endpoint import desktop
-from instances.views import data, guide, home, machine, style
+from instances.views import data, guide, home, language, machine, style
 
 app_name = "instances"
 
@@ -18,6 +18,7 @@ app_name = "instances"
 root_urlpatterns = [
     path("", home.home, name="home"),
     path("help/", guide.guide, name="help"),
+    path("language/", language.choose, name="set-language"),
     path("site.css", style.style, name="site-style"),
 ]
 
