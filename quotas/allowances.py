@@ -10,8 +10,9 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 
 from quotas.arithmetic import DIMENSIONS, Resources, Shortfall, shortfalls
 from quotas.entitlement import Subject, limit_for
@@ -24,7 +25,7 @@ class QuotaExceeded(Refusal):
 
     code: ClassVar[str] = "quota_exceeded"
     status: ClassVar[int] = 409
-    title: ClassVar[str] = "Your allowance does not hold this"
+    title: ClassVar[str] = gettext_noop("Your allowance does not hold this")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def amount(dimension: str, number: int) -> str:
 
 def _number(dimension: str, number: int) -> str:
     """A number as people read it: memory in GiB, everything else as it is counted."""
-    return f"{number / 1024:.4g}" if dimension == "memory_mib" else str(number)
+    return number_format(f"{number / 1024:.4g}") if dimension == "memory_mib" else number_format(number)
 
 
 def refusal(standing: Standing, asked: Resources) -> QuotaExceeded:
