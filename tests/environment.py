@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy import prepare
 from deploy.processes import Missing, NotReady, Running, start_postgres, start_redis
 
 #: this run's directory; nothing outside it is written
@@ -29,6 +30,7 @@ def _end() -> None:
 
 def _begin() -> dict[str, str]:
     """Start the neighbours of the run and say how they are reached."""
+    prepare.translations()
     DIRECTORY.chmod(0o711)  # PostgreSQL, which is not root, has to walk through
     database = start_postgres(DIRECTORY / "postgres", log=DIRECTORY / "log" / "postgres.log", durable=False)
     _running.append(database)
