@@ -145,7 +145,11 @@ def launch(wish: Launch, *, by: User) -> Launched:
     dataset = data_access.launchable(by, wish.doi)
     key = wish.key or uuid.uuid4().hex
     if len(key) > 64 or not key.isprintable():
-        raise Invalid(_("The launch key is longer than 64 characters or not plain text."), field="key")
+        raise Invalid(
+            _("The launch key is longer than 64 characters or not plain text."),
+            way_out=_("Leave it out, or send up to 64 letters and digits."),
+            field="key",
+        )
     known = _known(by, key, dataset.id)
     if known is not None:
         return known

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from instances.actions import Launch
 from instances.lifecycle import State
-from visa.rest import WishSerializer
+from visa.rest import TextField, WishSerializer, WordField
 
 
 class PersonSerializer(serializers.Serializer[Any]):
@@ -139,11 +139,11 @@ class TicketSerializer(serializers.Serializer[Any]):
 class LaunchSerializer(WishSerializer):
     """A wish to launch. Only a DOI and names this site made are taken; everything else comes from its policy."""
 
-    doi = serializers.CharField(max_length=2048, trim_whitespace=True)
-    flavour = serializers.SlugField(max_length=40, required=False, allow_blank=True, default="")
-    image = serializers.SlugField(max_length=40, required=False, allow_blank=True, default="")
-    name = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
-    key = serializers.CharField(max_length=64, required=False, allow_blank=True, default="")
+    doi = TextField(max_length=2048, trim_whitespace=True)
+    flavour = WordField(max_length=40, required=False, allow_blank=True, default="")
+    image = WordField(max_length=40, required=False, allow_blank=True, default="")
+    name = TextField(max_length=120, required=False, allow_blank=True, default="")
+    key = TextField(max_length=64, required=False, allow_blank=True, default="")
 
     @classmethod
     def wish_from(cls, data: Any) -> Launch:

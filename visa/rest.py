@@ -69,6 +69,21 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
 
 
+class TextField(serializers.CharField):
+    """A text. A number is none: REST framework's own field would write it out and take it."""
+
+    @override
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        text: str = super().to_internal_value(data)
+        return text
+
+
+class WordField(TextField, serializers.SlugField):
+    """A name of ours: letters, digits, hyphens and underscores."""
+
+
 class WishSerializer(serializers.Serializer[Any]):
     """Input. Fields it does not name are refused, so that nothing is assigned unseen."""
 
