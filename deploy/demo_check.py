@@ -29,6 +29,8 @@ Step = Callable[[str], AbstractContextManager[None]]
 
 #: seconds until a desktop must be there: this machine's own, and an emulated one
 PATIENCE = {"local": 60, "openstack": 600}
+#: seconds until its terminal must answer
+TERMINAL_PATIENCE = {"local": 60, "openstack": 300}
 PERSON = "scientist"
 #: a module of deploy/software, a command that only it brings, and what that answers
 MODULE, MODULE_SAYS, MODULE_ANSWERS = "visa-sample", "type -P sample-hash", "/sample-hash"
@@ -174,15 +176,18 @@ def has_a_picture(pixels: bytes) -> bool:
     return len({pixels[place : place + 3] for place in range(0, len(pixels), 4)}) > 1
 
 
-async def work(visitor: Visitor, machine: str, command: str) -> tuple[str, str]:
-    """Open the desktop, look, type `command` into its terminal; what came into the clipboard, and the screen's size."""
+async def work(visitor: Visitor, machine: str, command: str, *, patience: float = 60) -> tuple[str, str]:
+    """Open the desktop, look, type `command` into its terminal; what came into the clipboard, and the screen's size.
+
+    `patience`: seconds until the terminal must answer, and again until the command must have.
+    """
     answer = visitor.api("POST", f"/api/v1/instances/{machine}/tickets/")
     if answer.status_code not in {200, 201}:
         raise Failed(f"asking for a ticket answered {answer.status_code}: {answer.text[:200]}")
     ticket = answer.json()
     address = visitor.url.replace("http", "ws", 1) + ticket["path"]
     async with Viewer.connect(address, origin=visitor.url, ticket=ticket["ticket"]) as viewer:
-        until = time.monotonic() + 30
+        until = time.monotonic() + patience
         while True:
             width, height, pixels = await viewer.picture()
             if has_a_picture(pixels):
@@ -191,14 +196,14 @@ async def work(visitor: Visitor, machine: str, command: str) -> tuple[str, str]:
                 raise Failed(f"the desktop's picture of {width} × {height} stays of one colour")
             await asyncio.sleep(0.25)
         # A shell that has just been opened may drop what is typed before its prompt: ask shortly until it answers.
-        for number in range(20):
+        for number in range(round(patience / 3)):
             await viewer.type(f"echo visa-ready-{number} | xclip -selection clipboard\n")
             if await heard(viewer, f"visa-ready-{number}", seconds=3):
                 break
         else:
             raise Failed("the terminal in the desktop does not answer")
         await viewer.type(command + "\n")
-        answer_text = await heard(viewer, "visa-check", seconds=20)
+        answer_text = await heard(viewer, "visa-check", seconds=patience)
         return answer_text, f"{width} × {height}"
 
 
@@ -233,7 +238,8 @@ def run(platform: DemoPlatform, step: Step) -> None:
     """The path, once; raises `Failed` with the place where it does not go through."""
     visitor = Visitor(platform.url)
     dataset = demo_data.CHECKED
-    patience = PATIENCE["openstack" if platform.openstack else "local"]
+    kind = "openstack" if platform.openstack else "local"
+    patience = PATIENCE[kind]
     content, sentinel = secrets.token_bytes(100_000), secrets.token_hex(4)
     file = platform.directory / "data" / dataset.path / f"check-{sentinel}.bin"
     file.write_bytes(content)
@@ -253,7 +259,7 @@ def run(platform: DemoPlatform, step: Step) -> None:
     )
     with step("Picture, module, hash, write, by keys"):
         try:
-            told, size = asyncio.run(work(visitor, machine, command))
+            told, size = asyncio.run(work(visitor, machine, command, patience=TERMINAL_PATIENCE[kind]))
         except (ViewerFault, WebSocketException, TimeoutError, OSError) as error:
             raise Failed(f"the desktop's connection: {type(error).__name__} {error}") from error
     compare(told, file=file, place=place, content=content, sentinel=sentinel, module=MODULE_ANSWERS)

@@ -1,13 +1,22 @@
-"""End and remove every desktop of an embedded cloud: `python -m deploy.demo_clear DIRECTORY ENVIRONMENT`. No Django."""
+"""End and remove every desktop of a demo: `python -m deploy.demo_clear local|openstack PLACE ENVIRONMENT`. No Django.
+
+PLACE is the embedded cloud's directory, or the name of the OpenStack in clouds.yaml.
+"""
 
 import sys
 from pathlib import Path
 
 from instances.cloud.local import LocalCloud
+from instances.cloud.openstack import OpenStackCloud
 
 
 def main() -> None:
-    cloud = LocalCloud(Path(sys.argv[1]), environment=sys.argv[2], cores=1, memory_mib=1, gpus=0)
+    kind, place, environment = sys.argv[1:]
+    cloud = (
+        OpenStackCloud(cloud=place, network="", environment=environment)
+        if kind == "openstack"
+        else LocalCloud(Path(place), environment=environment, cores=1, memory_mib=1, gpus=0)
+    )
     for server in cloud.list():
         cloud.delete(server.id)
 

@@ -348,10 +348,16 @@ class DemoPlatform:
             time.sleep(0.5)
 
     def end_desktops(self) -> None:
-        """End the embedded cloud's desktops, for good."""
-        if (self.directory / "machines").is_dir():
-            command = [*PYTHON, "-m", "deploy.demo_clear", str(self.directory / "machines"), self.environment]
-            subprocess.run(command, cwd=ROOT, check=False, timeout=120)
+        """End this platform's desktops, for good: the embedded cloud's, or its machines in the OpenStack."""
+        if self.openstack:
+            where = ["openstack", self.openstack["VISA_CLOUD_NAME"]]
+        elif (self.directory / "machines").is_dir():
+            where = ["local", str(self.directory / "machines")]
+        else:
+            return
+        command = [*PYTHON, "-m", "deploy.demo_clear", *where, self.environment]
+        environment = os.environ | (self.openstack or {})
+        subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=120)
 
     def clear(self) -> None:
         """End this directory's desktops and remove all of it. Only while nothing of it runs."""
@@ -360,7 +366,14 @@ class DemoPlatform:
         self.hold()
         try:
             self.end_desktops()
-            shutil.rmtree(self.directory)
+            if self.openstack:
+                # What is exported to guests is emptied: the NFS server would go on with a directory that is gone.
+                for entry in self.directory.iterdir():
+                    exported = entry.name in {"data", "software"}
+                    for place in entry.iterdir() if exported else [entry]:
+                        shutil.rmtree(place) if place.is_dir() else place.unlink()
+            else:
+                shutil.rmtree(self.directory)
         except OSError as error:
             raise NotReady(f"{error.filename}: {error.strerror}; remove it as the user who made it.") from error
         finally:
