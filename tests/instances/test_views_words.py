@@ -42,7 +42,9 @@ def test_amounts_of_data(count: int, words: str) -> None:
     assert shown.size(count) == words
 
 
-@pytest.mark.parametrize(("mib", "words"), [(0, "0 GiB"), (512, "512 MiB"), (1024, "1 GiB"), (1536, "1.5 GiB"), (32768, "32 GiB")])
+@pytest.mark.parametrize(
+    ("mib", "words"), [(0, "0 GiB"), (512, "512 MiB"), (1024, "1 GiB"), (1536, "1.5 GiB"), (32768, "32 GiB")]
+)
 def test_amounts_of_memory(mib: int, words: str) -> None:
     assert shown.memory(mib) == words
 
