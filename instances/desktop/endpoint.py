@@ -23,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 
 from instances import grants
 from instances.desktop.rfb import RfbFault, Role
-from instances.desktop.tunnel import BLOCK, Ending, MachineSilent, Target, Tunnel, open_machine
+from instances.desktop.tunnel import Ending, MachineSilent, Target, Tunnel, open_machine
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ ASK_SECONDS: Final = 1.0
 #: grants that could not be asked about for so long are taken to be gone
 BLIND_SECONDS: Final = 30.0
 SEEN_SECONDS: Final = 10.0
+#: the server is told the same (`--ws-max-size`); this holds where it was not
+MAX_MESSAGE: Final = 64 * 1024
 #: a browser that takes nothing does not take the close either
 CLOSE_SECONDS: Final = 5.0
 CAUSE_UNKNOWN: Final = "fault"
@@ -201,7 +203,7 @@ class _Browser:
             return None
         text, data = event.get("text"), event.get("bytes")
         message = data if text is None else text
-        if message is None or len(message) > BLOCK:
+        if message is None or len(message) > MAX_MESSAGE:
             raise RfbFault("the browser sent a message that is too long")
         return message
 

@@ -133,6 +133,10 @@ class _Wire(asyncio.BufferedProtocol):
 
     @override
     def buffer_updated(self, nbytes: int) -> None:
+        if self._filled:
+            # The loop read on although it was told not to: what was there is overwritten.
+            self.abort()
+            return
         self._filled = nbytes
         if self._transport is not None:
             self._transport.pause_reading()

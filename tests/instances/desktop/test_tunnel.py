@@ -5,10 +5,12 @@ import socket
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -259,6 +261,26 @@ async def test_a_port_nobody_listens_on_is_said_to_be_silent() -> None:
         await opened(target)
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_machine_that_speaks_before_it_is_asked_is_heard(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(VERSION)
+        await reader.read()
+
+    async def scenario() -> None:
+        async with raw_machine(speak) as machine:
+            wire = tunnels._Wire()
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: wire, "127.0.0.1", machine.port)
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(5):
+                assert await wire.read() == VERSION
+            wire.abort()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(scenario())
+
+
 # --- the tunnel ------------------------------------------------------------------------------------------------------
 
 
@@ -395,9 +417,10 @@ async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     """Sends as fast as it is taken, and counts."""
     block = bytes(65536)
     writer.transport.set_write_buffer_limits(high=65536)
-    while True:
+    while not writer.transport.is_closing():
         writer.write(block)
         await writer.drain()
+        await asyncio.sleep(0)  # a drain that need not wait does not let anybody else in
 
 
 async def test_a_browser_that_takes_nothing_holds_one_block_and_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
