@@ -95,7 +95,7 @@ class InstanceView:
 
     @property
     def can_start(self) -> bool:
-        again = self.state is State.ERROR and self.reason_code != "build_failed"
+        again = self.state is State.ERROR and self.reason_code not in {"build_failed", "no_room"}
         return (again or self.state in {State.STOPPED, State.STOPPING}) and Permission.OPERATE in self.may
 
     @property
@@ -215,6 +215,7 @@ _EVENT_WORDS: dict[str, str] = {
 
 _WAYS_OUT: dict[str, str] = {
     "build_failed": gettext_noop("Delete it and launch again; if it fails again, tell your support."),
+    "no_room": gettext_noop("Delete it and choose a smaller size, or try again later."),
     "too_slow": gettext_noop("Wait a little, or delete it and launch again."),
     "gone": gettext_noop("Delete it here and launch again. The dataset itself is untouched."),
     "cloud_full": gettext_noop("Delete it and choose a smaller size, or try later."),

@@ -47,6 +47,8 @@ LATER = timedelta(seconds=60)
 LONGEST_WAIT = timedelta(minutes=5)
 #: looks in a row that must find no server before one that existed counts as gone
 LOOKS_UNTIL_GONE = 2
+#: how Nova says that no host has room (nova.exception.NoValidHost)
+NO_HOST = "No valid host"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +307,9 @@ def _order(cloud: Cloud, step: Step, sight: Sight, outcome: Outcome, now: dateti
 def _fail(instance: Instance, sight: Sight, sighted: Mapping[str, object], events: list[Event]) -> Outcome:
     if instance.failed:
         return Outcome(again_in=_later(), changes=sighted, events=tuple(events))
-    if sight.seen is Seen.FAILED:
+    if sight.seen is Seen.FAILED and NO_HOST in sight.detail:
+        code, words = "no_room", _("The cloud had no room for a machine of this size.")
+    elif sight.seen is Seen.FAILED:
         code, words = "build_failed", _("The cloud could not make this machine.")
     elif instance.reason_code == "cloud_full":
         code, words = "cloud_full", _("There was no room in the cloud for half an hour.")

@@ -1,5 +1,6 @@
 """The worker's side: one step at a time, from a wish to a desktop and back, whoever drives and whatever fails."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -184,6 +185,26 @@ def test_a_refused_machine_fails_with_words_for_people_and_detail_for_staff(
     assert (instance.state, instance.reason_code) == (State.ERROR, "cloud_refused")
     assert instance.reason_detail == "Image not found."
     assert "Image not found" not in access.instance_for(owner, launched).reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("No valid host was found. ", "no_room"), ("Exceeded maximum number of retries.", "build_failed")],
+)
+def test_a_server_that_ends_in_error_says_whether_it_was_for_want_of_room(
+    launched: UUID, vnc: Desktop, owner: User, fault: str, code: str
+) -> None:
+    class Failing(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            return tuple(replace(one, status=ServerStatus.ERROR, fault=fault) for one in super().find(instance_id))
+
+    settle(Failing(desktop=vnc, offering=EVERYTHING), launched)
+
+    view = access.instance_for(owner, launched)
+    assert (view.state, view.reason_code) == (State.ERROR, code)
+    assert view.way_out
+    assert not view.can_start
 
 
 def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud, vnc: Desktop, owner: User) -> None:
