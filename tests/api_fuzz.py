@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -32,6 +33,10 @@ from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.openapi.loaders import from_wsgi
+
+# Its engine imports these in several threads at once, and pytest parses what it imports: Python before 3.11.5 mixes up the
+# depth of two parsers (gh-106905). Here there is one thread.
+from schemathesis.specs.openapi.adapter import v2, v3_0, v3_1, v3_2  # noqa: F401
 
 from instances.cloud.protocol import Desktop
 from instances.lifecycle import State
@@ -257,6 +262,7 @@ def main() -> int:
     asked = parser.parse_args()
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     logging.disable(logging.ERROR)
+    Path(settings.STATIC_ROOT).mkdir(parents=True, exist_ok=True)
     setup_test_environment()
     databases = setup_databases(verbosity=0, interactive=False)
     failures = total = 0

@@ -206,18 +206,19 @@ class Row:
     expected: tuple[str, ...]
 
 
-def _rows(text: str) -> list[Row]:
-    rows = []
+def lines_of(text: str) -> list[Row]:
+    """The lines of a poster."""
+    found = []
     for line in text.strip().splitlines():
         if line:
             said, _, cells = line.partition("|")
             words = (*said.split(), "-", "-")
-            rows.append(Row(words[0], words[1], words[2], tuple(cells.split())))
-    return rows
+            found.append(Row(words[0], words[1], words[2], tuple(cells.split())))
+    return found
 
 
 def _sockets() -> list[Row]:
-    return [Row(row.route, "WEBSOCKET", row.method, row.expected) for row in _rows(SOCKETS)]
+    return [Row(row.route, "WEBSOCKET", row.method, row.expected) for row in lines_of(SOCKETS)]
 
 
 @dataclass(frozen=True)
@@ -317,22 +318,22 @@ def _differences(world: World, rows: list[Row]) -> Iterator[str]:
 
 def test_every_address_has_its_rows() -> None:
     there = {route for route in routes.every_route() if not route.startswith("/admin/")}
-    written = {row.route for row in _rows(POSTER)}
+    written = {row.route for row in lines_of(POSTER)}
 
     assert there == written
-    assert set(routes.every_socket()) == {row.route for row in _rows(SOCKETS)}
+    assert set(routes.every_socket()) == {row.route for row in lines_of(SOCKETS)}
 
 
 @pytest.mark.django_db
 def test_everybody_gets_what_the_poster_says(world: World) -> None:
-    differences = list(_differences(world, _rows(POSTER)))
+    differences = list(_differences(world, lines_of(POSTER)))
 
     assert not differences, "\n" + "\n".join(differences)
 
 
 @pytest.mark.django_db
 def test_only_administrators_get_past_the_admins_door(world: World) -> None:
-    patterns = {row.route: row for row in _rows(ADMIN)}
+    patterns = {row.route: row for row in lines_of(ADMIN)}
     rows = []
     for route, name in routes.every_route().items():
         if not route.startswith("/admin/"):
@@ -350,7 +351,7 @@ def test_only_administrators_get_past_the_admins_door(world: World) -> None:
 
 @pytest.mark.django_db
 def test_a_method_without_a_row_is_refused_to_everybody(world: World) -> None:
-    rows = _rows(POSTER)
+    rows = lines_of(POSTER)
     written = {(row.route, row.method) for row in rows}
     differences = []
     for row in {row.route: row for row in reversed(rows)}.values():
@@ -375,7 +376,7 @@ def _open_to_visitors(rows: list[Row], asked: Row) -> bool:
 
 @pytest.mark.django_db
 def test_head_is_answered_as_get(world: World) -> None:
-    rows = [replace(row, method="HEAD") for row in _rows(POSTER) if row.method == "GET"]
+    rows = [replace(row, method="HEAD") for row in lines_of(POSTER) if row.method == "GET"]
 
     assert not list(_differences(world, rows))
 

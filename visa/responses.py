@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.defaultfilters import filesizeformat
@@ -16,7 +17,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
-from visa.errors import Invalid, NotAllowed, NotFound, Refusal, TooLarge
+from visa.errors import Invalid, NotAllowed, NotFound, Refusal, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,19 @@ def refuse(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     return render(request, "refusal.html", {"refusal": refusal}, status=refusal.status)
 
 
+def _away(exception: Exception) -> Unavailable:
+    log.error("the database does not answer: %s", type(exception).__name__)
+    return Unavailable(_("Our database does not answer right now."), way_out=_("Try again in a minute."))
+
+
+def database_away(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """The database is away: no page can know who asks, so this one stands alone."""
+    refusal = _away(exception)
+    if request.path.startswith("/api/"):
+        return refuse(request, refusal)
+    return render(request, "503.html", {"refusal": refusal}, status=refusal.status)
+
+
 class RefusalMiddleware:
     """Renders refusals raised in views."""
 
@@ -54,6 +68,8 @@ class RefusalMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, OperationalError | InterfaceError):
+            return database_away(request, exception)
         return refuse(request, exception) if isinstance(exception, Refusal) else None
 
 
@@ -71,6 +87,8 @@ _WAYS_OUT = {
 
 def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's own errors and ours in the one shape of `body_of`."""
+    if isinstance(exception, OperationalError | InterfaceError):
+        return Response(body_of(_away(exception)), status=Unavailable.status)
     if isinstance(exception, Refusal):
         return Response(body_of(exception), status=exception.status)
     response = drf_exception_handler(exception, context)
