@@ -1,0 +1,70 @@
+"""The way of a scientist in French and in German: everything fits at 360 px, and nothing of it is said in English."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.journeys.conftest import PATIENCE, Visit
+
+OPEN, CLOSED, UNKNOWN = "10.5442/ND000001", "10.5291/ILL-DATA.TEST-3346", "10.5291/NOBODY-KNOWS"
+#: what each button is called, in the order in which it is pressed
+WORDS = {
+    "Français": ("Se déconnecter", "Démarrer la machine", "Ouvrir le bureau", "Quitter", "Supprimer", "La supprimer"),
+    "Deutsch": ("Abmelden", "Maschine starten", "Desktop öffnen", "Verlassen", "Löschen", "Löschen"),
+}
+#: words that stand on English pages and in neither of the others
+ENGLISH = re.compile(r"\b(the|your|with|and|you|this|are)\b", re.IGNORECASE)
+#: the text of a page without what people wrote
+OURS = """() => {
+    const copy = document.body.cloneNode(true);
+    const given = "h1, .lead, .rows li, .choice span, .name, .facts dd, .crumb, .card p:not([class]), code, [lang]";
+    for (const part of copy.querySelectorAll(`${given}, script, noscript`)) part.remove();
+    return copy.textContent;
+}"""
+
+
+def speaks_no_english(page: Page) -> None:
+    """What is ours on the page; titles of data, names of sizes and citations are as people gave them."""
+    ours = page.evaluate(OURS)
+    assert (page.url, ENGLISH.findall(ours)) == (page.url, [])
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
+    sign_out, start, open_desktop, leave, remove, for_good = WORDS[language]
+    page = visit("Scientist", viewport={"width": 360, "height": 740})
+    page.get_by_role("button", name=language).click()
+    expect(page.get_by_role("button", name=sign_out)).to_be_visible()
+
+    def look() -> None:
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert (page.url, wide) == (page.url, 0)
+        speaks_no_english(page)
+
+    for path in ("/", "/help/", "/search/", "/search/?q=no-such-word", "/experiments/", f"/data/{OPEN}"):
+        page.goto(path)
+        look()
+    for path in (f"/data/{CLOSED}", f"/data/{UNKNOWN}", "/nowhere/", "/signout/"):
+        page.goto(path)
+        look()
+
+    page.goto(f"/launch/{OPEN}")
+    look()
+    page.get_by_role("button", name=start).click()
+    expect(page).to_have_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
+    look()
+    expect(page.get_by_role("link", name=open_desktop)).to_be_visible(timeout=PATIENCE)
+    look()
+    page.get_by_role("link", name=open_desktop).click()
+    expect(page.locator("#veil")).to_be_hidden(timeout=PATIENCE)
+    look()
+    page.get_by_role("link", name=leave).click()
+    page.goto("/")
+    look()
+
+    page.go_back()
+    page.get_by_role("link", name=remove).click()
+    look()
+    page.get_by_role("button", name=for_good).click()
+    expect(page.locator("#machines li")).to_have_count(0, timeout=PATIENCE)
