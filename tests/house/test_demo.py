@@ -1,6 +1,5 @@
 """The demo's ground: what it says when something is in the way, what each process is told, what outlives whom."""
 
-import asyncio
 import json
 import socket
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import demo_check, demo_data, processes
+from deploy import processes
 from deploy.demo_check import Forms
 from deploy.demo_platform import DemoPlatform
 from deploy.processes import ROOT, NotReady
@@ -154,25 +153,3 @@ def test_forms_of_a_page_are_read_as_a_browser_would_send_them() -> None:
     assert (search.method, launch.method) == ("get", "post")
     assert launch.fields == {"key": "k", "flavour": "gpu", "image": "b"}
     assert launch.buttons == [("go", "1")]
-
-
-def test_desktops_outlive_a_platform_that_is_killed_and_are_found_again(platform: DemoPlatform) -> None:
-    """Every process gets SIGKILL; the next start finds the machine as it was, with what somebody left on its disk."""
-    dataset = demo_data.CHECKED
-    somebody = demo_check.Visitor(platform.url)
-    machine = demo_check.launch(somebody, f"/launch/{dataset.doi}")
-    before = demo_check.until_active(somebody, machine, 60)
-    asked = "echo visa-check $$ $(cat ~/kept) | xclip -selection clipboard"
-    told_before, _ = asyncio.run(demo_check.work(somebody, machine, f"echo left-behind > ~/kept; {asked}"))
-
-    for process in platform.running.values():
-        process.kill()
-    platform.down()
-    platform.up()
-
-    after = demo_check.until_active(somebody, machine, 60)
-    told_after, _ = asyncio.run(demo_check.work(somebody, machine, asked))
-    assert "left-behind" in told_before
-    assert told_after == told_before, "another shell answered"
-    assert after["ready_at"] == before["ready_at"]
-    demo_check.all_gone(somebody, machine, 60)
