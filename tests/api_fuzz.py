@@ -34,8 +34,8 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.openapi.loaders import from_wsgi
 
-# Its engine imports these in several threads at once, and pytest parses what it imports: Python before 3.11.5 mixes up the
-# depth of two parsers (gh-106905). Here there is one thread.
+# Its engine imports these in several threads at once, and pytest parses what is imported: Python before 3.11.5 mixes up
+# the depths of two parsers (gh-106905). Here there is one thread.
 from schemathesis.specs.openapi.adapter import v2, v3_0, v3_1, v3_2  # noqa: F401
 
 from instances.cloud.protocol import Desktop
