@@ -20,6 +20,8 @@ from visa.errors import NotAllowed, NotFound
 
 #: how many finished launches the usual time is worked out from
 HISTORY = 50
+#: how many lines of a machine's story are told
+STORY_LINES = 60
 
 
 class NoSuchMachine(NotFound):
@@ -146,7 +148,7 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
     return _view(
         instance,
         holder,
-        events=tuple(instance.story),  # type: ignore[attr-defined]  # prefetched under this name
+        events=tuple(reversed(instance.story)),  # type: ignore[attr-defined]  # prefetched under this name
         usual_seconds=usual_seconds(instance.flavour_id, instance.image_id),
         open_desktops=Connection.objects.filter(grant__instance_id=instance.id, closed_at=None).count(),
     )
@@ -155,7 +157,7 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
 def instances_visible_to(person: User) -> list[InstanceView]:
     """The person's own machines, newest first. A constant number of queries."""
     rows = _rows().filter(owner=person).prefetch_related(_story())
-    return [_view(row, holder_of(person, row), events=tuple(row.story)) for row in rows]  # type: ignore[attr-defined]
+    return [_view(row, holder_of(person, row), events=tuple(reversed(row.story))) for row in rows]  # type: ignore[attr-defined]
 
 
 def live_instance_of(person: User, dataset_id: int) -> InstanceView | None:
@@ -181,7 +183,9 @@ def _rows() -> QuerySet[Instance]:
 
 
 def _story() -> Prefetch[str, QuerySet[InstanceEvent], str]:
-    return Prefetch("events", queryset=InstanceEvent.objects.select_related("by"), to_attr="story")
+    """The last lines of each machine's story, newest first, so that a long life costs no more than a short one."""
+    latest = InstanceEvent.objects.select_related("by").order_by("-at", "-id")[:STORY_LINES]
+    return Prefetch("events", queryset=latest, to_attr="story")
 
 
 _STATE_WORDS: dict[State, str] = {
