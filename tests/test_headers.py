@@ -45,6 +45,8 @@ def complaints(answer: Any) -> list[str]:
         "X-Frame-Options": answer.headers.get("X-Frame-Options") == "DENY",
         "nosniff": answer.headers.get("X-Content-Type-Options") == "nosniff",
         "Referrer-Policy": answer.headers.get("Referrer-Policy") in {"no-referrer", "same-origin"},
+        "CORP": answer.headers.get("Cross-Origin-Resource-Policy") == "same-origin",
+        "nobody else's": "Access-Control-Allow-Origin" not in answer.headers,
         "COOP": answer.headers.get("Cross-Origin-Opener-Policy") == "same-origin",
     }
     return [name for name, holds in wanted.items() if not holds]
@@ -113,3 +115,9 @@ def test_parts_of_pages_too(client: Client) -> None:
     assert answer.status_code == 200
     assert not complaints(answer)
     answer.close()
+
+
+def test_no_cache_keeps_what_the_api_says(administrator: User, browse_as: Callable[[User], Client]) -> None:
+    for client in (Client(), browse_as(administrator)):
+        for address in ("/api/v1/me/", "/api/v1/datasets/", "/api/v1/nowhere/"):
+            assert "no-store" in client.get(address).headers["Cache-Control"]

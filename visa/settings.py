@@ -42,6 +42,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     # Outermost, so that errors and static files carry their headers too.
+    "visa.responses.EdgeMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -181,6 +182,7 @@ USE_I18N = True
 USE_TZ = True
 
 STATIC_URL = "/static/"
+WHITENOISE_ALLOW_ALL_ORIGINS = False  # no other site needs our parts
 STATIC_ROOT = Path(SITE.static_root or BASE_DIR / ".visa" / "static")
 STATICFILES_DIRS = [
     BASE_DIR / "visa" / "static",
