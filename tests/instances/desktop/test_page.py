@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import random
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -50,7 +52,9 @@ def _cookie(desk: Desk) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(desk: Desk, machine: VncMachine, web: WebProcess, *, width: int = 1280) -> AsyncIterator[Page]:
+async def opened(
+    desk: Desk, machine: VncMachine, web: WebProcess, *, width: int = 1280, port: int = 0
+) -> AsyncIterator[Page]:
     """The page of the machine's desktop, its owner signed in; errors of scripts and of the policy end the test."""
     await desk.stands_at(machine.port, machine.secret)
     cookie = await in_database(_cookie, desk)
@@ -62,7 +66,7 @@ async def opened(desk: Desk, machine: VncMachine, web: WebProcess, *, width: int
                 "--headless",
                 "--no-sandbox",
                 "--disable-gpu",
-                f"--host-resolver-rules=MAP testserver 127.0.0.1:{web.port}",
+                f"--host-resolver-rules=MAP testserver 127.0.0.1:{port or web.port}",
                 # as the site's https would be, and loopback is
                 "--unsafely-treat-insecure-origin-as-secure=http://testserver",
             ],
@@ -203,6 +207,70 @@ async def test_a_lost_connection_comes_back_by_itself(desk: Desk, machine: VncMa
         await connected(page)
         rows = await in_database(Connection.objects.count)
         assert rows == 2
+
+
+@contextlib.asynccontextmanager
+async def thin_line(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A line of some 100 kB/s towards the browser, with little room in between; and the event that widens it."""
+    wide = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port, limit=8192)
+        writer.transport.set_write_buffer_limits(high=4096)
+        jobs = [asyncio.create_task(up(reader, far_writer)), asyncio.create_task(down(far_reader, writer))]
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        far_writer.transport.abort()
+        writer.transport.abort()
+
+    async def up(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(4096):
+            sink.write(data)
+            await sink.drain()
+
+    async def down(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536 if wide.is_set() else 4096):
+            sink.write(data)
+            await sink.drain()
+            if not wide.is_set():
+                await asyncio.sleep(0.04)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        # the page's parts come over it at first
+        wide.set()
+        yield server.sockets[0].getsockname()[1], wide
+
+
+async def test_the_picture_is_softened_on_a_slow_line_and_sharp_again_after(
+    desk: Desk, machine: VncMachine, web: WebProcess, tmp_path: Path
+) -> None:
+    dice = random.Random(7)  # noqa: S311 - noise to draw
+    for number in range(8):
+        rows = ", ".join(hex(dice.randrange(256)) for _ in range(32 * 256))
+        (tmp_path / f"{number}.xbm").write_text(
+            f"#define n_width 256\n#define n_height 256\nstatic unsigned char n_bits[] = {{\n{rows} }};\n"
+        )
+
+    async def draw() -> None:
+        for number in itertools.cycle(range(8)):
+            await asyncio.to_thread(machine.run, "xsetroot", "-bitmap", str(tmp_path / f"{number}.xbm"))
+            await asyncio.sleep(0.1)
+
+    state = "#quality-state"
+    async with thin_line(web.port) as (port, wide), opened(desk, machine, web, port=port) as page:
+        await connected(page)
+        await expect(page.locator(state)).to_have_text("Picture: sharp")
+        wide.clear()
+        drawing = asyncio.create_task(draw())
+        await expect(page.locator(state)).to_have_text("Picture softened: slow line", timeout=20_000)
+        drawing.cancel()
+        wide.set()
+        await expect(page.locator(state)).to_have_text("Picture: sharp", timeout=40_000)
+        await page.get_by_label("Picture quality").select_option("2")
+        await expect(page.locator(state)).to_have_text("Picture: as you chose")
 
 
 def _stop(desk: Desk) -> None:

@@ -11,7 +11,7 @@ class Line {
   constructor(socket, hear) {
     this.socket = socket;
     this.hear = hear;
-    this.lastPicture = performance.now();
+    this.bytes = 0;
     this.onopen = this.onmessage = this.onerror = this.onclose = null;
     socket.binaryType = "arraybuffer";
     socket.onopen = (event) => this.onopen?.(event);
@@ -25,7 +25,7 @@ class Line {
         this.hear(event.data);
         return;
       }
-      this.lastPicture = performance.now();
+      this.bytes += event.data.byteLength;
       this.onmessage?.(event);
     };
   }
@@ -64,6 +64,7 @@ class Quality {
   static VERY_LATE = 300;
   static CLEAR = 40;
   static QUIET = 2000;
+  static PICTURE = 4096; // bytes in one tick; less is a cursor or a clock
   static BEST_FOR = 30000; // a best that was seen before the line changed must not count for ever
 
   constructor(shown) {
@@ -82,7 +83,8 @@ class Quality {
     this.line = line;
     this.out = [];
     this.best = this.bestNow = Infinity;
-    this.bestSince = this.clearSince = this.changed = performance.now();
+    this.bestSince = this.clearSince = this.changed = this.busy = performance.now();
+    this.bytes = 0;
     this.level = this.most;
     this.set(this.level);
     this.timer = setInterval(() => this.tick(), Quality.EVERY);
@@ -109,12 +111,19 @@ class Quality {
 
   tick() {
     const now = performance.now();
+    if (this.line.bytes - this.bytes > Quality.PICTURE) this.busy = now;
+    this.bytes = this.line.bytes;
     if (this.out.length) this.judge(now - this.out[0]);
+    const quiet = now - this.busy > Quality.QUIET;
+    // Nothing moves, so nothing stands in line: a still picture gets its sharpness back step by step.
+    if (quiet && this.choice === "auto" && this.level < this.most && now - this.changed > Quality.QUIET) {
+      this.set(this.level + 1);
+    }
     // Nothing moves and nothing is to be mended: an idle desktop costs nothing.
-    const quiet = now - this.line.lastPicture > Quality.QUIET && this.level >= this.most;
     if (quiet || document.hidden || this.out.length >= Quality.OUT || this.line.readyState !== WebSocket.OPEN) return;
-    this.out.push(now);
-    this.line.send(`p${now.toFixed(1)}`);
+    const mark = now.toFixed(1);
+    this.out.push(Number(mark));
+    this.line.send(`p${mark}`);
   }
 
   heard(mark) {
