@@ -312,6 +312,8 @@ def read(mapping: Mapping[str, str]) -> Environment:
         reader.faults.append(
             "VISA_SITE_URL is not set; it is the address people open, such as https://visa.facility.eu"
         )
+    if reader.words("VISA_CVMFS_REPOSITORIES") and not reader.text("VISA_CVMFS_PROXY", ""):
+        reader.faults.append("VISA_CVMFS_PROXY is not set; CVMFS wants one where repositories are named, or DIRECT")
     environment = Environment(
         process=process,
         site=Site(

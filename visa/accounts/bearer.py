@@ -12,7 +12,6 @@ import jwt
 from django.core.cache import cache
 from django.utils.translation import gettext as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from redis.exceptions import RedisError
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
@@ -72,28 +71,13 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 def _facts_of(token: str) -> dict[str, Any] | None:
     """Issuer, subject, client and end of a token that is valid now; None for any other. Raises `Unavailable`."""
     key = "bearer:" + hashlib.sha256(token.encode()).hexdigest()
-    known = _recall(key)
+    known: dict[str, Any] | None = cache.get(key)
     if known is None:
         known = _ask(token)
         left = known["exp"] - time.time() if known else DISBELIEVED
-        _remember(key, known, min(BELIEVED, left))
+        cache.set(key, known, max(1, int(min(BELIEVED, left))))
     # an answer may outlive the token by the second in which it was stored
     return known if known and known["exp"] > time.time() else None
-
-
-def _recall(key: str) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] | None = cache.get(key)
-    except RedisError:
-        return None  # without the cache every call asks the provider: slower, and as right
-    return value
-
-
-def _remember(key: str, facts: dict[str, Any], seconds: float) -> None:
-    try:
-        cache.set(key, facts, max(1, int(seconds)))
-    except RedisError:
-        return
 
 
 def _ask(token: str) -> dict[str, Any]:
