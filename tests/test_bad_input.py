@@ -136,7 +136,16 @@ def test_nasty_text_in_every_field_is_answered(api: Callable[..., Any], dataset:
 
 @pytest.mark.parametrize("text", NASTY)
 @pytest.mark.parametrize(
-    "path", ["/search/?q=", "/launch/?doi=", "/api/v1/datasets/?q=", "/signin/?next=", "/data/?page="]
+    "path",
+    [
+        "/search/?q=",
+        "/launch/?doi=",
+        "/api/v1/datasets/?q=",
+        "/signin/?next=",
+        "/data/?page=",
+        "/api/v1/schema/?version=",
+        "/api/v1/schema/?lang=",
+    ],
 )
 def test_nasty_text_in_every_query_is_answered(client: Client, dataset: Dataset, path: str, text: str) -> None:
     answer = client.get(path + quote(text.encode("utf-8", "surrogatepass")))

@@ -2,16 +2,16 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularJSONAPIView
 
 import experiments.urls
 import instances.urls
 import visa.accounts.urls
+from visa.description import DescriptionView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include(visa.accounts.urls)),
-    path("api/v1/schema/", SpectacularJSONAPIView.as_view(), name="api-schema"),
+    path("api/v1/schema/", DescriptionView.as_view(), name="api-schema"),
     path("api/v1/", include((experiments.urls.api_urlpatterns, "experiments-api"))),
     path("api/v1/", include((instances.urls.api_urlpatterns, "instances-api"))),
     path("", include(instances.urls.root_urlpatterns)),
