@@ -34,7 +34,8 @@ needs() {
     fi
     printf '  %-44s %6.1f s\n' "System packages" "$SECONDS" >&2
   fi
-  if ! .visa/venv/bin/python -c 'import pip' 2>/dev/null; then
+  # Programs in a virtual environment name its place: after a move it is made anew.
+  if ! .visa/venv/bin/python -c 'import pip' 2>/dev/null || ! grep -qF "$PWD/.visa/venv" .visa/venv/bin/activate; then
     if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
       say "Python 3.11 or newer is needed; this system's python3 is $(python3 -V 2>&1)."
       exit 1

@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from deploy import processes
 from deploy.processes import ROOT, Missing
@@ -79,9 +80,9 @@ def _run(command: list[str], log: Path, what: str) -> None:
         raise Missing(f"{what} could not be fetched: {cause} All that was said is in {log.relative_to(ROOT)}.")
 
 
-def _stamp(path: Path) -> dict[str, str]:
+def _stamp(path: Path) -> dict[str, Any]:
     try:
-        known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known
@@ -89,15 +90,17 @@ def _stamp(path: Path) -> dict[str, str]:
 
 def python_packages(purpose: str) -> None:
     """Bring .visa/venv to what the lock says."""
-    text = selected(LOCK.read_text(encoding="utf-8"), roots(purpose))
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    lock = LOCK.read_text(encoding="utf-8")
+    asked = roots(purpose)
+    key = hashlib.sha256(f"{lock}{sorted(asked & STAND_INS.keys())}".encode()).hexdigest()
     path = Path(sys.prefix) / "installed.json"
     known = _stamp(path)
-    if digest in known.values():
+    done = known.get("purposes", []) if known.get("key") == key else []
+    if purpose in done:
         return
     with step("Python packages"):
         part = STATE / "requirements.txt"
-        part.write_text(text, encoding="utf-8")
+        part.write_text(selected(lock, asked), encoding="utf-8")
         command = [
             sys.executable,
             "-m",
@@ -108,7 +111,7 @@ def python_packages(purpose: str) -> None:
             "--disable-pip-version-check",
         ]
         _run([*command, "--no-input", "-r", str(part)], STATE / "log" / "pip.log", "The Python packages")
-    path.write_text(json.dumps({purpose: digest}), encoding="utf-8")
+    path.write_text(json.dumps({"key": key, "purposes": [*done, purpose]}), encoding="utf-8")
 
 
 def npm_packages(purpose: str) -> None:
