@@ -4,12 +4,14 @@ What it may see is an argument; what it is stands in `machine/` beside this file
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -34,6 +36,10 @@ PROGRAMS: Final = {
 
 #: sandboxes of a platform that runs as root belong to ordinary users that have no account and nothing else
 FIRST_UID: Final = 1_800_000_000
+
+#: options of Linux's sockets that Python has no names for (asm-generic/socket.h)
+_SO_ATTACH_FILTER: Final = 26
+_SO_LOCK_FILTER: Final = 44
 
 HERE: Final = Path(__file__).parent / "machine"
 #: what of the host's /etc programs in a desktop need; the rest of it is not seen there
@@ -132,6 +138,7 @@ def listener(port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", wanted))
+            _only_taken(listener)
             listener.listen(16)
         except OSError:
             listener.close()
@@ -140,6 +147,33 @@ def listener(port: int) -> socket.socket:
         else:
             return listener
     raise AssertionError("unreachable")
+
+
+def _only_taken(listener: socket.socket) -> None:
+    """Keeps a bound socket to connections that others make to it, for ever.
+
+    It is of the host's network, and whoever holds it in the sandbox could dissolve it (connect(2), AF_UNSPEC), connect
+    from it to anything, or listen elsewhere. So the kernel is told, without a way back (socket(7), SO_LOCK_FILTER), to
+    drop all that is not for this address and port, and each answer to a connection begun here (SYN and ACK).
+    """
+    host, port = listener.getsockname()
+    address = int.from_bytes(socket.inet_aton(host))
+    # Classic BPF: code, jump if true, jump if false, operand. Offsets count from the TCP header, or from the IP header.
+    steps = [
+        (0x20, 0, 0, 0xFFF00000 + 16),
+        (0x15, 0, 6, address),
+        (0x28, 0, 0, 2),
+        (0x15, 0, 4, port),
+        (0x30, 0, 0, 13),
+        (0x54, 0, 0, 0x12),
+        (0x15, 1, 0, 0x12),
+        (0x06, 0, 0, 0xFFFFFFFF),
+        (0x06, 0, 0, 0),
+    ]
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    held = ctypes.create_string_buffer(program)
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(held)))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
 
 
 def launch(shape: Shape, listening: socket.socket) -> str:

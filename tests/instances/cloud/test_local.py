@@ -1,5 +1,6 @@
 """The embedded cloud: what its sandboxes keep apart, and what of it outlives which process."""
 
+import ctypes
 import fcntl
 import json
 import os
@@ -381,6 +382,42 @@ def test_a_port_is_never_promised_twice(local: LocalUnderTest) -> None:
 
 
 REFUSED_FILES = ["/usr/bin/ls", "/etc/../usr/x", "/etc", "/etc/fonts/fonts.conf", "/etc/ssl", "/home/visa/x", "etc/x"]
+
+
+def dissolved(taken: socket.socket) -> socket.socket:
+    """The socket as somebody in a sandbox could make it: bound to nobody, free to connect (connect(2), AF_UNSPEC)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.connect(taken.fileno(), bytes(16), 16) == 0, os.strerror(ctypes.get_errno())
+    return taken
+
+
+def test_the_hosts_network_cannot_be_had_through_the_desktops_own_socket() -> None:
+    listening = sandbox.listener(0)
+    with socket.create_server(("127.0.0.1", 0)) as other, listening:
+        host, port = listening.getsockname()
+        with socket.create_connection((host, port), timeout=5) as viewer, listening.accept()[0] as taken:
+            viewer.sendall(b"ordinary")
+            assert taken.recv(8) == b"ordinary"
+        for used in (dissolved(taken_by(listening)), dissolved(listening)):
+            with pytest.raises(PermissionError):
+                used.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
+            used.settimeout(1)
+            with used, pytest.raises(TimeoutError):
+                used.connect(other.getsockname())
+
+
+def test_a_desktops_own_socket_listens_nowhere_else() -> None:
+    with sandbox.listener(0) as listening, dissolved(taken_by(listening)) as moved:
+        moved.bind(("127.0.0.1", 0))
+        moved.listen()
+        with pytest.raises(TimeoutError):
+            socket.create_connection(moved.getsockname(), timeout=1)
+
+
+def taken_by(listening: socket.socket) -> socket.socket:
+    """A connection somebody made to it, on the side that took it."""
+    with socket.create_connection(listening.getsockname(), timeout=5):
+        return listening.accept()[0]
 
 
 @pytest.mark.parametrize("path", REFUSED_FILES)
