@@ -122,6 +122,7 @@ def _document(machine: Machine) -> dict[str, object]:
     files = [
         _file("/etc/visa/instance", f"{machine.instance_id}\n", "0644"),
         _file("/etc/visa/name", f"{one_line(machine.name)}\n", "0644"),
+        _file("/etc/motd", _welcome(machine), "0644"),
         _file("/etc/visa/desktop.env", f"DESKTOP_USER={machine.desktop_user}\nDESKTOP_SIZE={machine.size}\n", "0644"),
         _file("/etc/visa/vnc.key", machine.secret.key, "0600"),
         _file("/etc/visa/vnc.crt", machine.secret.certificate, "0644"),
@@ -145,6 +146,17 @@ def one_line(text: str) -> str:
     """A person's text as one line of at most 120 characters that no terminal and no YAML reader stumbles over."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(shown.split())[:120].rstrip()
+
+
+def _welcome(machine: Machine) -> str:
+    """What the first terminal says: what this machine is, and where things are."""
+    lines = [one_line(machine.name)]
+    lines += [f"Data, read-only:  {mount.target}" for mount in machine.mounts if mount.target.startswith("/data/")]
+    lines += [
+        "Software:         module avail, module load NAME",
+        "Your own files:   ~ (kept until you delete the machine)",
+    ]
+    return "\n".join(lines) + "\n\n"
 
 
 def from_fstab(field_text: str) -> str:

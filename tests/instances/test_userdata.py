@@ -117,6 +117,7 @@ def test_a_name_that_looks_like_an_instruction_stays_text(name: str) -> None:
     assert text.isascii()
     assert set(yaml.safe_load(text)) == {"hostname", "write_files", "mounts"}
     line = file_of(replace(MACHINE, name=name), "/etc/visa/name")
+    assert file_of(replace(MACHINE, name=name), "/etc/motd").startswith(line)
     assert line.count("\n") == 1
     assert line.removesuffix("\n").isprintable()
     assert len(line) <= 121
