@@ -91,7 +91,16 @@ def run_tests(words: str, options: Sequence[str], count: Count, more: Mapping[st
     began = time.monotonic()
     results = LOGS / f"{words.lower().replace(' ', '-')}.xml"
     results.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={results}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        f"--junitxml={results}",
+        "-o",
+        "faulthandler_timeout=180",
+        *options,
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environment(more or {}), check=False)
     passed = failed = 0
     if results.exists():
