@@ -114,7 +114,9 @@ class Quality {
     if (this.line.bytes - this.bytes > Quality.PICTURE) this.busy = now;
     this.bytes = this.line.bytes;
     if (this.out.length) this.judge(now - this.out[0]);
-    const quiet = now - this.busy > Quality.QUIET;
+    // A line that is stopped up brings nothing either: then a mark is out that should be back.
+    const stuck = this.out.length > 0 && now - this.out[0] - this.best > Quality.LATE;
+    const quiet = !stuck && now - this.busy > Quality.QUIET;
     // Nothing moves, so nothing stands in line: a still picture gets its sharpness back step by step.
     if (quiet && this.choice === "auto" && this.level < this.most && now - this.changed > Quality.QUIET) {
       this.set(this.level + 1);
