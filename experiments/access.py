@@ -160,12 +160,13 @@ class LaunchableDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRow:
-    """A dataset in a list. `opens_at` says from when, where that is known."""
+    """A dataset in a list. `opens_at` says from when, where that is known; `opens_on` is its day at the facility."""
 
     dataset: DatasetRecord
     open: bool
     reason: Reason
     opens_at: datetime | None
+    opens_on: date | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,13 +269,23 @@ def _record(row: Dataset) -> DatasetRecord:
 
 def _row(row: Dataset, now: datetime) -> DatasetRow:
     verdict = row.verdict(now)
-    return DatasetRow(dataset=_record(row), open=verdict.open, reason=verdict.reason, opens_at=verdict.opens_at)
+    return DatasetRow(
+        dataset=_record(row),
+        open=verdict.open,
+        reason=verdict.reason,
+        opens_at=verdict.opens_at,
+        opens_on=_opens_on(verdict, row),
+    )
 
 
 def _day(moment: datetime, row: Dataset) -> date:
     """The day of a moment where the facility is; the day of that name opens there at midnight."""
     zone: tzinfo = openness.zone_named(row.facility.timezone) or openness.LATEST_ZONE
     return moment.astimezone(zone).date()
+
+
+def _opens_on(verdict: Verdict, row: Dataset) -> date | None:
+    return _day(verdict.opens_at, row) if verdict.opens_at is not None else None
 
 
 def _why_closed(reason: Reason, opens_on: date | None) -> str:
@@ -341,7 +352,7 @@ def _page(row: Dataset, identities: tuple[Identity, ...], person: Person, now: d
     own = Dataset.objects.filter(_own(identities), pk=row.pk).exists() if identities else False
     signed_in = isinstance(person, User) and person.is_active
     contact = row.contact or row.facility.contact
-    opens_on = _day(verdict.opens_at, row) if verdict.opens_at is not None else None
+    opens_on = _opens_on(verdict, row)
 
     why, way_out, free = "", "", False
     if verdict.reason is Reason.NOT_DATA:

@@ -144,6 +144,13 @@ def test_the_closed_page_says_when_it_opens_and_whom_to_ask(records: Experiment,
     assert str(page.opens_on) == "2099-01-01"
 
 
+def test_a_list_names_the_same_day_as_the_page(records: Experiment, owner: User) -> None:
+    rows = {row.dataset.minted: row for row in datasets_of(owner).items}
+
+    assert rows[CLOSED].opens_on == dataset_for(owner, CLOSED).opens_on
+    assert rows[WITHDRAWN].opens_on is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
