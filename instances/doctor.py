@@ -40,8 +40,10 @@ from visa.environment import CloudKind, Process
 
 #: the queues without a worker on which nothing moves
 QUEUES = ("cloud", "default")
-#: seconds a worker has to answer, and the longest between two ticks of the timetable
-WORKER_SECONDS, TICK_SECONDS = 2.0, 8.0
+#: seconds workers have to answer: Celery always waits all of them, so that a short wait comes first
+WORKER_SECONDS = (1.0, 3.0, 6.0)
+#: the longest between two ticks of the timetable, on a busy machine
+TICK_SECONDS = 12.0
 #: a reconciler asks the database each second; one not heard of for so long is stuck
 RECONCILER_SILENT = timedelta(seconds=20)
 #: a row that is due for so long is driven by nobody
@@ -166,11 +168,14 @@ def _redis(name: str) -> Finding:
 
 def _inspect(method: str) -> dict[str, Any]:
     """What the workers say to one question, by worker; empty where none answers, or the broker is away."""
-    try:
-        inspector = celery_app.control.inspect(timeout=WORKER_SECONDS)
-        return getattr(inspector, method)() or {}
-    except (BrokerAway, RedisError, OSError):
-        return {}
+    for seconds in WORKER_SECONDS:
+        try:
+            told: dict[str, Any] = getattr(celery_app.control.inspect(timeout=seconds), method)() or {}
+        except (BrokerAway, RedisError, OSError):
+            return {}
+        if told:
+            return told
+    return {}
 
 
 def _workers(name: str) -> Finding:
@@ -178,7 +183,7 @@ def _workers(name: str) -> Finding:
     if not answers:
         return ill(
             name,
-            f"No Celery worker answers within {WORKER_SECONDS:.0f} s. Machines are driven by the reconciler alone.",
+            f"No Celery worker answers within {sum(WORKER_SECONDS):.0f} s: only the reconciler drives machines.",
             "Start one: celery -A visa worker --queues default,cloud (and Redis, where that is away).",
         )
     served = {queue["name"] for queues in answers.values() for queue in queues or ()}

@@ -114,7 +114,10 @@ def make_world(desktop: Desktop) -> World:
     cloud = machines.memory_cloud(desktop)
     kept, doomed = [
         tuple(str(machines.machine_at(state, owner=owner, cloud=cloud)) for state in states)
-        for states in ((State.BUILDING, State.ACTIVE, State.STOPPED), (State.ACTIVE, State.DELETING, State.DELETED))
+        for states in (
+            (State.BUILDING, State.ACTIVE, State.ACTIVE, State.ACTIVE, State.STOPPED),
+            (State.ACTIVE, State.DELETING, State.DELETED),
+        )
     ]
     return World(instances=kept + doomed[1:], doomed=doomed, dois=tuple(one.minted for one in data))
 
