@@ -48,6 +48,7 @@ def complaints(answer: Any) -> list[str]:
         "CORP": answer.headers.get("Cross-Origin-Resource-Policy") == "same-origin",
         "nobody else's": "Access-Control-Allow-Origin" not in answer.headers,
         "COOP": answer.headers.get("Cross-Origin-Opener-Policy") == "same-origin",
+        "a word to caches": "Cache-Control" in answer.headers,
     }
     return [name for name, holds in wanted.items() if not holds]
 
@@ -121,3 +122,11 @@ def test_no_cache_keeps_what_the_api_says(administrator: User, browse_as: Callab
     for client in (Client(), browse_as(administrator)):
         for address in ("/api/v1/me/", "/api/v1/datasets/", "/api/v1/nowhere/"):
             assert "no-store" in client.get(address).headers["Cache-Control"]
+
+
+def test_no_cache_keeps_a_refusal_with_somebodys_name(owner: User, browse_as: Callable[[User], Client]) -> None:
+    client = browse_as(owner)
+    for address in ("/nowhere/", f"/machines/{uuid4()}/", "/data/10.5555/nobody", "/launch/?nothing=known"):
+        answer = client.get(address)
+        assert owner.name in answer.content.decode()
+        assert "no-store" in answer.headers["Cache-Control"]

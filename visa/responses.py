@@ -68,7 +68,8 @@ class EdgeMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-        if request.path.startswith("/api/"):
+        if request.path.startswith("/api/") or "Cache-Control" not in response.headers:
+            # Whatever does not say that it may be kept is somebody's own, refusals with their name above included.
             patch_cache_control(response, private=True, no_store=True)
         return response
 
