@@ -33,11 +33,11 @@ def person() -> tuple[User, str]:
 class Socket:
     """A page's socket to the feed, as the server and the application speak of it (ASGI, websocket)."""
 
-    def __init__(self, cookie: str = "", origin: bytes | None = SITE) -> None:
+    def __init__(self, cookie: str = "", origin: bytes | None = SITE, path: str = "/ws/instances/") -> None:
         headers = [(b"cookie", f"{settings.SESSION_COOKIE_NAME}={cookie}".encode())]
         if origin is not None:
             headers.append((b"origin", origin))
-        self.scope: Any = {"type": "websocket", "path": "/ws/instances/", "headers": headers, "query_string": b""}
+        self.scope: Any = {"type": "websocket", "path": path, "headers": headers, "query_string": b""}
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
@@ -97,6 +97,13 @@ async def test_another_sites_page_is_not_let_in(origin: bytes | None) -> None:
     _, cookie = await sync_to_async(person)()
 
     assert not await Socket(cookie, origin).opens()
+
+
+@pytest.mark.parametrize("path", ["/ws/", "/ws/instances/1/desktop/", "/", "/ws/instances/../"])
+async def test_an_address_that_there_is_not_is_refused(path: str) -> None:
+    _, cookie = await sync_to_async(person)()
+
+    assert not await Socket(cookie, path=path).opens()
 
 
 async def test_the_end_of_the_session_ends_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
