@@ -345,6 +345,18 @@ def test_what_does_not_fit_is_refused_with_its_numbers_and_what_to_do(
     assert Instance.objects.count() == 1
 
 
+def test_a_site_without_software_says_so_before_anybody_presses(
+    browse_as: Browse, owner: User, dataset: Dataset
+) -> None:
+    Image.objects.update(enabled=False)
+
+    page = browse_as(owner).get(f"/launch/{dataset.minted}").content.decode()
+
+    assert "This site offers no software yet." in page
+    assert "Start the machine" not in page
+    assert "No size fits" not in page
+
+
 # ----------------------------------------------------------------------------------------------------------- a machine
 
 
