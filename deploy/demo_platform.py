@@ -301,7 +301,7 @@ class DemoPlatform:
     def up(self) -> Self:
         """Everything, in order. What was started is stopped again when a later part fails."""
         if processes.accepts(self.port):
-            raise NotReady(f"Port {self.port} is in use; choose another with --port, such as --port {self.port + 100}.")
+            raise NotReady(f"Port {self.port} is in use; choose another with --port, such as --port {self._another()}.")
         self.hold()
         try:
             self.start_neighbours()
@@ -315,6 +315,11 @@ class DemoPlatform:
             self.down()
             raise
         return self
+
+    def _another(self) -> int:
+        """A port that is free now, easy to remember where one of those is."""
+        hundreds = range(self.port + 100, min(self.port + 1100, 65536), 100)
+        return next((port for port in hundreds if not processes.accepts(port)), None) or processes.free_port()
 
     def down(self) -> None:
         """End all that was started here, newest first. The desktops stay: a later start finds them again."""

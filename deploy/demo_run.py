@@ -14,10 +14,9 @@ STATE = ROOT / ".visa"
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 1024 <= port <= 65535:
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 1024 to 65535")
-    return port
+    return int(text)
 
 
 def arguments() -> argparse.Namespace:

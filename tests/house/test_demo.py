@@ -1,6 +1,7 @@
 """The demo's ground: what it says when something is in the way, what each process is told, what outlives whom."""
 
 import json
+import shutil
 import socket
 import stat
 import subprocess
@@ -55,12 +56,23 @@ def test_two_demos_do_not_share_one_directory(tmp_path: Path) -> None:
     second.down()
 
 
-def test_wrong_words_end_with_a_sentence() -> None:
-    command = [sys.executable, "-m", "deploy.demo_run", "--port", "80"]
+@pytest.mark.parametrize("words", ["80", "65536", "high"])
+def test_wrong_words_end_with_a_sentence(words: str) -> None:
+    command = [sys.executable, "-m", "deploy.demo_run", "--port", words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("a port is a number from 1024 to 65535")
+
+
+@pytest.mark.parametrize(("words", "code"), [("--help", 0), ("--prot", 2)])
+def test_words_are_read_before_anything_is_set_up(tmp_path: Path, words: str, code: int) -> None:
+    leave = shutil.ignore_patterns("node_modules", "__pycache__")
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=leave)
+    done = subprocess.run([tmp_path / "deploy" / "demo", words], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, "usage: deploy/demo" in done.stdout + done.stderr) == (code, True)
+    assert not (tmp_path / ".visa").exists()
 
 
 def test_a_process_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
