@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from django.db import transaction
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.exceptions import NotAuthenticated
@@ -19,6 +20,7 @@ from instances.serializers import (
     PersonSerializer,
     TicketSerializer,
 )
+from visa.accounts import sign_ins
 from visa.accounts.models import User
 from visa.rest import BODY, answers
 
@@ -125,8 +127,12 @@ class TicketsView(APIView):
 
     @extend_schema(operation_id="instances_ticket", request=None, responses=answers({201: TicketSerializer}, 404, 409))
     def post(self, request: Request, instance_id: UUID) -> Response:
-        session_key = getattr(request._request.session, "session_key", None) or ""
-        ticket = actions.desktop_ticket(instance_id, by=_person(request), session_key=session_key)
+        # A desktop opened with an access token belongs to no session, whatever cookie came along.
+        session_key = request._request.session.session_key or "" if request.auth is None else ""
+        with transaction.atomic():
+            if session_key and not sign_ins.hold(session_key):
+                raise NotAuthenticated  # it ended after we had looked who asks
+            ticket = actions.desktop_ticket(instance_id, by=_person(request), session_key=session_key)
         body = {
             "ticket": ticket.token,
             "expires_in": ticket.expires_in,

@@ -1,6 +1,7 @@
 """REST as a program uses it: the whole life of a machine, who is turned away and how, and what it costs."""
 
 import copy as copies_of
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from instances.models import AccessGrant, Image, Instance, InstanceEvent
 from quotas.models import Flavour, Limit
 from tests import factories, machines
 from tests.visa.accounts.op import CLIENT, Answer, OpenProvider
+from visa.accounts import sign_ins
 from visa.accounts.models import Identity, User
 
 pytestmark = pytest.mark.django_db
@@ -262,3 +264,43 @@ def test_lists_of_data_cost_the_same_for_few_and_for_many(api: Client, owner: Us
         costs.append(len(queries))
 
     assert costs[0] == costs[1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_ticket_outlives_a_session_that_ends_at_the_same_moment(
+    owner: User, browse_as: Callable[[User], Client], dataset: Dataset, cloud: MemoryCloud
+) -> None:
+    api = browse_as(owner)
+    instance_id = launch(api, doi=dataset.minted).json()["id"]
+    machines.settle(cloud, uuid.UUID(instance_id))
+    key = api.session.session_key or ""
+
+    def end() -> None:
+        sign_ins.end([key])
+        connection.close()
+
+    ending = threading.Thread(target=end)
+
+    def at_the_last_moment(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith('INSERT INTO "instances_accessgrant"'):
+            # Everything was asked, nothing is written. Where the session can end now, it has ended when we go on.
+            ending.start()
+            ending.join(1)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(at_the_last_moment):
+        api.post(f"{LIST}{instance_id}/tickets/")
+    ending.join(10)
+
+    assert AccessGrant.objects.get().revoked_at is not None
+
+
+def test_a_session_that_has_just_ended_gets_no_ticket(
+    api: Client, dataset: Dataset, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance_id = launch(api, doi=dataset.minted).json()["id"]
+    machines.settle(cloud, uuid.UUID(instance_id))
+    monkeypatch.setattr(sign_ins, "hold", lambda session_key: False)
+
+    assert api.post(f"{LIST}{instance_id}/tickets/").status_code == 401
+    assert not AccessGrant.objects.exists()

@@ -38,6 +38,15 @@ def end(session_keys: Iterable[str]) -> int:
     return ended
 
 
+def hold(session_key: str) -> bool:
+    """Whether the session lives, and if so, that it ends only after the caller's transaction.
+
+    What is granted in the same transaction is then found by whoever hears of the session's end.
+    """
+    living = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now())
+    return living.select_for_update().first() is not None
+
+
 def _tell(keys: Iterable[str]) -> None:
     for key in keys:
         # robust: one listener's trouble must not keep the next session's desktops open
