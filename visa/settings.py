@@ -89,7 +89,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = ENVIRONMENT.redis_url
-# In the process, never in Redis: Django's Redis cache unpickles what it reads, and what is kept decides who somebody is.
+# In the process, never in Redis: Django's Redis cache unpickles what it reads, and what is kept decides who one is.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 CHANNEL_LAYERS = {
     "default": {
