@@ -265,6 +265,7 @@ def _view(
         and (instance.seen != Seen.READY or instance.reboot_wanted_at is not None)
     )
     asked_at = instance.reboot_wanted_at or instance.wanted_at
+    size = instance.specification["size"]
     return InstanceView(
         id=instance.id,
         name=instance.name,
@@ -279,10 +280,10 @@ def _view(
         dataset_title=instance.dataset.title if instance.dataset else "",
         dataset_doi=instance.dataset.minted if instance.dataset else "",
         flavour=instance.flavour.slug,
-        flavour_name=instance.flavour.name,
-        cores=instance.flavour.cores,
-        memory_mib=instance.flavour.memory_mib,
-        gpus=instance.flavour.gpus,
+        flavour_name=size["name"],
+        cores=size["cores"],
+        memory_mib=size["memory_mib"],
+        gpus=size["gpus"],
         image_name=instance.image.name,
         owner_name=instance.owner.name,
         is_owner=holder is Holder.OWNER,

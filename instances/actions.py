@@ -171,7 +171,11 @@ def launch(wish: Launch, *, by: User) -> Launched:
                 flavour=flavour,
                 image=image,
                 launch_key=key,
-                specification={"mounts": [asdict(mount) for mount in dataset.mounts]},
+                specification={
+                    "mounts": [asdict(mount) for mount in dataset.mounts],
+                    # What was reserved stays what is made and shown, whatever becomes of the flavour.
+                    "size": {**asdict(flavour.resources), "name": flavour.name, "disk_gib": flavour.disk_gib},
+                },
             )
             allowances.reserve(flavour.resources, holder=instance_id, subject=subject)
             transaction.on_commit(partial(tasks.nudge, instance_id))

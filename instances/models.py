@@ -59,7 +59,8 @@ class Instance(models.Model):
     reboot_wanted_at = models.DateTimeField(null=True)
     reboot_sent_at = models.DateTimeField(null=True)
 
-    #: the frozen wish: mounts as `[{source, target, fstype, options}]`, and the flavour's numbers at acceptance
+    #: the frozen wish: `mounts` as `[{source, target, fstype, options}]`, and `size`, the flavour as it was reserved:
+    #: `{name, machines, cores, memory_mib, gpus, disk_gib}`
     specification = models.JSONField(default=dict)
     server_id = models.CharField(max_length=100, null=True, unique=True)  # noqa: DJ001 - unique where there is one
     had_server = models.BooleanField(default=False)

@@ -379,7 +379,7 @@ def _hostname(instance: Instance) -> str:
 
 
 def _spec(instance: Instance, secret: userdata.DesktopSecret) -> ServerSpec:
-    data = settings.ENVIRONMENT.data
+    data, size = settings.ENVIRONMENT.data, instance.specification["size"]
     mounts = [
         userdata.MountPoint(
             source=mount["source"], target=mount["target"], fstype=mount["fstype"], options=tuple(mount["options"])
@@ -410,9 +410,9 @@ def _spec(instance: Instance, secret: userdata.DesktopSecret) -> ServerSpec:
         instance_id=instance.id,
         image=instance.image.cloud_name,
         flavour=instance.flavour.cloud_name,
-        vcpus=instance.flavour.cores,
-        memory_mib=instance.flavour.memory_mib,
-        disk_gib=instance.flavour.disk_gib,
-        gpus=instance.flavour.gpus,
+        vcpus=size["cores"],
+        memory_mib=size["memory_mib"],
+        disk_gib=size["disk_gib"],
+        gpus=size["gpus"],
         user_data=userdata.render(machine),
     )

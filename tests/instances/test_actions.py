@@ -194,3 +194,16 @@ def test_the_list_of_machines_costs_the_same_for_five_and_for_fifty(
             counts.append(len(access.instances_visible_to(owner)))
 
     assert counts == [5, 50]
+
+
+def test_an_edited_size_changes_what_comes_and_not_what_is(owner: User, dataset: Dataset, flavour: Flavour) -> None:
+    launched = actions.launch(Launch(doi=dataset.minted), by=owner)
+    before = access.instance_for(owner, launched.instance_id)
+
+    flavour.memory_mib *= 2
+    flavour.name = "Renamed"
+    flavour.save()
+
+    after = access.instance_for(owner, launched.instance_id)
+    assert (after.flavour_name, after.memory_mib) == (before.flavour_name, before.memory_mib)
+    assert after.memory_mib == Reservation.objects.get().memory_mib

@@ -80,6 +80,27 @@ def test_from_the_link_to_the_desktop_and_back(platform: DemoPlatform, visit: Vi
     expect(page.get_by_text("There is no such machine")).to_be_visible()
 
 
+def test_a_desktop_comes_back_by_itself_after_a_restart_from_another_tab(visit: Visit) -> None:
+    """The scientist restarts a machine that hangs, while its desktop lies open in another tab, and goes on there."""
+    page = visit("Scientist")
+    page.goto(f"/launch/{OTHER}")
+    page.get_by_role("button", name="Start the machine").click()
+    expect(page.get_by_role("link", name="Open the desktop")).to_be_visible(timeout=PATIENCE)
+    desktop = page.context.new_page()
+    desktop.goto(f"{page.url}desktop/")
+    see_a_picture(desktop)
+
+    page.get_by_role("button", name="Restart").click()
+    expect(desktop.locator("#veil")).to_be_visible(timeout=PATIENCE)
+
+    expect(desktop.locator("#veil")).to_be_hidden(timeout=PATIENCE)
+    see_a_picture(desktop)
+
+    page.get_by_role("button", name="Stop").click()
+    expect(desktop.get_by_text("The machine is not running any more")).to_be_visible(timeout=PATIENCE)
+    delete(page)
+
+
 def test_twenty_tabs_of_one_link_make_one_machine(visit: Visit) -> None:
     """The instrument scientist's browser restores a window full of the same link, and each tab's button is pressed."""
     page = visit("Instrument scientist")

@@ -216,6 +216,8 @@ async function ticket() {
     stop(say.saySignedOut, { signIn: true, wayOut: answer.status === 403 ? refusal.message : "" });
   } else if (answer.status === 404) {
     stop(say.sayGone);
+  } else if (answer.status === 409) {
+    absent(refusal.message, refusal.way_out);
   } else if (answer.status >= 500 || answer.status === 429) {
     again(say.sayBusy);
   } else {
@@ -261,7 +263,7 @@ async function connect() {
 /** What a close code means (instances/desktop/endpoint.py says when each is sent). */
 function ended(code) {
   if (code === 4403) revoked();
-  else if (code === 4404) stop(say.sayNoMachine, { retry: true });
+  else if (code === 4404) absent(say.sayNoMachine);
   else if (code === 4429) stop(say.sayTooMany, { retry: true });
   else if (code === 4400) stop(say.sayBroken, { retry: true });
   else if (code === 4401 && ++badTickets > 3) stop(say.sayFailed, { retry: true });
@@ -270,23 +272,38 @@ function ended(code) {
   else again(say.sayAgain);
 }
 
-/** The platform has ended our access; the machine's own record says why. */
-async function revoked() {
-  stop(say.sayRevoked);
+/** The machine's own record: `{status, machine}`; null where the platform does not answer. */
+async function record() {
   try {
     const answer = await fetch(new URL("../", new URL(say.ticketsUrl, location.href)), {
       headers: { Accept: "application/json" },
     });
-    if (answer.status === 401 || answer.status === 403) stop(say.saySignedOut, { signIn: true });
-    else if (answer.status === 404) stop(say.sayGone);
-    else if (answer.ok) {
-      const machine = await answer.json();
-      if (machine.can_connect) stop(say.sayRevoked, { retry: true });
-      else stop(say.sayStopped, { wayOut: machine.reason });
-    }
+    return { status: answer.status, machine: answer.ok ? await answer.json() : null };
   } catch {
-    // The sentence that is there is true as it is.
+    return null;
   }
+}
+
+/** The machine has no desktop now. One that is on its way has one soon; for any other its record says why. */
+async function absent(sentence, wayOut = "") {
+  const known = await record();
+  if (!known) again(say.sayBusy);
+  else if (known.machine?.starting || known.machine?.can_connect) again(say.saySilent);
+  else if (known.machine) stop(say.sayStopped, { wayOut: known.machine.reason || wayOut, retry: true });
+  else if (known.status === 404) stop(say.sayGone);
+  else stop(sentence, { wayOut, retry: true });
+}
+
+/** The platform has ended our access; the machine's own record says why. */
+async function revoked() {
+  stop(say.sayRevoked);
+  const known = await record();
+  // Without an answer the sentence that is there is true as it is.
+  if (!known) return;
+  if (known.status === 401 || known.status === 403) stop(say.saySignedOut, { signIn: true });
+  else if (known.status === 404) stop(say.sayGone);
+  else if (known.machine?.can_connect) stop(say.sayRevoked, { retry: true });
+  else if (known.machine) stop(say.sayStopped, { wayOut: known.machine.reason });
 }
 
 window.addEventListener("online", () => {
