@@ -506,7 +506,8 @@ def _remove(folder: Path) -> None:
     def insist(action: Callable[..., Any], name: str, error: object) -> None:
         with contextlib.suppress(OSError):
             Path(name).parent.chmod(0o700)
-            Path(name).chmod(0o700)
+            if not Path(name).is_symlink():  # what it points to is not the desktop's, and perhaps ours
+                Path(name).chmod(0o700)
             action(name)
 
     shutil.rmtree(folder, onerror=insist)

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import pytest
 
 from instances.cloud import sandbox
 from instances.cloud.greeting import desktop_answers
-from instances.cloud.local import LocalCloud, read_document, scrambled
+from instances.cloud.local import LocalCloud, _remove, read_document, scrambled
 from instances.cloud.protocol import CloudFull, CloudRefused, CloudUnreachable, Server, ServerSpec, ServerStatus
 from tests.clouds import LocalUnderTest, document, secret
 from tests.instances.cloud.desk import ask, sitting_at, terminal_is_there
@@ -472,3 +474,29 @@ def test_passwords_are_kept_as_tigervnc_keeps_them(password: str) -> None:
     kept = subprocess.run(["tigervncpasswd", "-f"], input=f"{password}\n".encode(), capture_output=True, check=False)
 
     assert scrambled(password) == kept.stdout[:8] or len(password) < 6  # that program takes no shorter ones
+
+
+def test_removing_a_home_changes_nothing_its_links_point_to() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        shared, trap = Path(place) / "shared", Path(place) / "server" / "home" / "trap"
+        shared.mkdir(mode=0o755)
+        trap.mkdir(parents=True)
+        (trap / "link").symlink_to(shared)
+        trap.chmod(0o500)
+        if os.geteuid() == 0:
+            # Root is refused nothing; an ordinary user's platform is what this is about.
+            for one in (Path(place), *Path(place).rglob("*")):
+                os.chown(one, 65534, 65534, follow_symlinks=False)
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                _remove(Path(place) / "server")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+        assert not (Path(place) / "server").exists()
+        assert stat.S_IMODE(shared.stat().st_mode) == 0o755
