@@ -1,7 +1,8 @@
 """Machines to test with, brought to each state by real steps: asked for by `actions`, driven by `provisioning`."""
 
+from copy import copy
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db.models.functions import Now
 
@@ -11,7 +12,7 @@ from instances.actions import Launch
 from instances.cloud.memory import OFFERING, MemoryCloud
 from instances.cloud.protocol import Cloud, Desktop, Offering
 from instances.lifecycle import State
-from instances.models import Instance
+from instances.models import Instance, InstanceEvent
 from tests import factories
 from visa.accounts.models import User
 
@@ -57,3 +58,17 @@ def machine_at(state: State, *, owner: User, cloud: Cloud, dataset: Dataset | No
     reached = Instance.objects.get(id=instance_id).state
     assert reached == state, f"the machine is {reached}, not {state}"
     return instance_id
+
+
+def make_many(row: Instance, number: int) -> None:
+    """So many machines in all, each with the story of this one."""
+    copies = []
+    for _ in range(number - Instance.objects.count()):
+        one = copy(row)
+        one.pk, one.launch_key, one.server_id, one.dataset_id = uuid4(), uuid4().hex, None, None
+        copies.append(one)
+    Instance.objects.bulk_create(copies)
+    story = list(row.events.all())
+    InstanceEvent.objects.bulk_create(
+        InstanceEvent(instance=one, at=event.at, kind=event.kind, by=event.by) for one in copies for event in story
+    )

@@ -1,6 +1,5 @@
 """REST as a program uses it: the whole life of a machine, who is turned away and how, and what it costs."""
 
-import copy as copies_of
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from pytest_django import Settings
 from experiments.models import Dataset
 from instances.cloud.memory import MemoryCloud
 from instances.lifecycle import State
-from instances.models import AccessGrant, Image, Instance, InstanceEvent
+from instances.models import AccessGrant, Image, Instance
 from quotas.models import Flavour, Limit
 from tests import factories, machines
 from tests.visa.accounts.op import CLIENT, Answer, OpenProvider
@@ -221,20 +220,6 @@ def test_anothers_machine_is_answered_as_none(
         assert [answer.status_code for answer in answers] == [404, 404]
 
 
-def _many(row: Instance, number: int) -> None:
-    """So many machines in all, each with the story of this one."""
-    copies = []
-    for _ in range(number - Instance.objects.count()):
-        copy = copies_of.copy(row)
-        copy.pk, copy.launch_key, copy.server_id, copy.dataset_id = uuid.uuid4(), uuid.uuid4().hex, None, None
-        copies.append(copy)
-    Instance.objects.bulk_create(copies)
-    story = list(row.events.all())
-    InstanceEvent.objects.bulk_create(
-        InstanceEvent(instance=copy, at=event.at, kind=event.kind, by=event.by) for copy in copies for event in story
-    )
-
-
 def test_no_answer_costs_more_queries_for_five_hundred_machines_than_for_five(
     api: Client, owner: User, dataset: Dataset, cloud: MemoryCloud
 ) -> None:
@@ -242,7 +227,7 @@ def test_no_answer_costs_more_queries_for_five_hundred_machines_than_for_five(
     paths = (LIST, f"{LIST}{row.pk}/", "/api/v1/offer/", "/api/v1/allowance/", "/api/v1/me/")
     costs = []
     for number in (5, 500):
-        _many(row, number)
+        machines.make_many(row, number)
         for path in paths:
             with CaptureQueriesContext(connection) as queries:
                 answer = api.get(path)
