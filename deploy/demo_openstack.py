@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from deploy import software
 from deploy.processes import ROOT, Missing
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -32,8 +33,9 @@ def variables(directory: Path, step: Step) -> dict[str, str]:
             "An OpenStack of our own is brought up by root only: run this as root, or name a cloud in OS_CLOUD."
         )
     exports = {name: directory / name for name in ("data", "software")}
-    for place in exports.values():
-        place.mkdir(parents=True, exist_ok=True)
+    exports["data"].mkdir(parents=True, exist_ok=True)
+    # Made before it is exported: it is replaced as a whole, and guests would find the old one.
+    software.build(exports["software"])
     state = up(["--data", str(exports["data"]), "--software", str(exports["software"])], step)
     lines = (state / "visa.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)

@@ -372,11 +372,11 @@ class DemoPlatform:
         try:
             self.end_desktops()
             if self.openstack:
-                # What is exported to guests is emptied: the NFS server would go on with a directory that is gone.
+                # What is exported to guests stays or is emptied: the NFS server goes on with a directory that is gone.
                 for entry in self.directory.iterdir():
-                    exported = entry.name in {"data", "software"}
-                    for place in entry.iterdir() if exported else [entry]:
-                        shutil.rmtree(place) if place.is_dir() else place.unlink()
+                    if entry.name != "software":
+                        for place in entry.iterdir() if entry.name == "data" else [entry]:
+                            shutil.rmtree(place) if place.is_dir() else place.unlink()
             else:
                 shutil.rmtree(self.directory)
         except OSError as error:
