@@ -1,7 +1,7 @@
 """Fixtures of the journeys: a real browser before a whole platform, in separate processes.
 
-platform    what `deploy/demo` runs, once for all journeys: people, data, offers, desktops of this host
-browser     Debian's Chromium, once
+platform    what `deploy/demo` runs (tests/conftest.py): people, data, offers, desktops of this host
+browser     Debian's Chromium, once for each file
 visit       visit("scientist") -> a page signed in through the provider; visit() -> somebody signed out
 accessible  accessible(page): no finding of axe, in light and dark; nothing wider than the window at 360 px
 """
@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from deploy.demo_platform import DemoPlatform
 from deploy.processes import ROOT
-from tests.processes import whole_platform
 
 CHROMIUM = "/usr/bin/chromium"
 #: what keeps Chromium from asking the world for anything by itself
@@ -40,14 +39,9 @@ Visit = Callable[..., Page]
 Accessible = Callable[[Page], None]
 
 
-@pytest.fixture(scope="session")
-def platform() -> Iterator[DemoPlatform]:
-    with whole_platform() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # Not for longer: Playwright's loop counts as running in this thread, and what is tested next may need its own.
     assert Path(CHROMIUM).exists(), "Chromium is missing: apt-get install chromium"
     expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:

@@ -15,11 +15,14 @@ from django.test import Client
 from pytest_django import Settings
 
 from tests.visa.accounts.op import OpenProvider
+from visa.accounts import providers
 from visa.environment import Roles
 
 
 @pytest.fixture
 def op(settings: Settings) -> Iterator[OpenProvider]:
+    # A port comes again, and with it the issuer's name: what another test's provider published is nothing to this one.
+    providers._provider.cache_clear()
     with OpenProvider() as provider:
         settings.ENVIRONMENT = replace(
             settings.ENVIRONMENT,
