@@ -120,6 +120,11 @@ def offer(person: User | None) -> Offer:
     )
 
 
+def size_of(flavour: Flavour) -> dict[str, object]:
+    """The flavour's numbers as a machine keeps them: `{name, machines, cores, memory_mib, gpus, disk_gib}`."""
+    return {**asdict(flavour.resources), "name": flavour.name, "disk_gib": flavour.disk_gib}
+
+
 def _flavour_offer(flavour: Flavour, standing: Standing, person: User | None, *, proposed: bool) -> FlavourOffer:
     short = standing.shortfalls(flavour.resources) if person else ()
     return FlavourOffer(
@@ -174,7 +179,7 @@ def launch(wish: Launch, *, by: User) -> Launched:
                 specification={
                     "mounts": [asdict(mount) for mount in dataset.mounts],
                     # What was reserved stays what is made and shown, whatever becomes of the flavour.
-                    "size": {**asdict(flavour.resources), "name": flavour.name, "disk_gib": flavour.disk_gib},
+                    "size": size_of(flavour),
                 },
             )
             allowances.reserve(flavour.resources, holder=instance_id, subject=subject)

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from instances import credentials, grants
+from instances import actions, credentials, grants
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Instance
 from instances.userdata import DesktopSecret
@@ -82,10 +82,12 @@ def make_desk(owner: User) -> Desk:
     """A machine of theirs that is ready."""
     now = timezone.now()
     slug = f"size-{secrets.token_hex(4)}"
+    flavour = factories.make_flavour(slug=slug)
     instance = Instance.objects.create(
         owner=owner,
         name="desk",
-        flavour=factories.make_flavour(slug=slug),
+        specification={"mounts": [], "size": actions.size_of(flavour)},
+        flavour=flavour,
         image=factories.make_image(slug=slug),
         launch_key=secrets.token_hex(8),
         wanted=Wanted.RUNNING,
