@@ -145,7 +145,7 @@ def test_there_is_no_room_for_leftovers() -> None:
 
 TEMPLATES = ROOT / "templates"
 #: found by Django under these names
-BY_NAME = {"400.html", "404.html", "500.html", "admin/base_site.html", "admin/base.html", "admin/login.html"}
+BY_NAME = {"404.html", "500.html", "admin/base_site.html", "admin/base.html", "admin/login.html"}
 
 
 def templates() -> set[str]:
