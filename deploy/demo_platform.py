@@ -350,7 +350,7 @@ class DemoPlatform:
                     raise NotReady(f"{name} ended; its log {process.log} ends with:\n{process.said()}")
                 print(f"  {name} ended; starting it again (its log: {process.log})", file=sys.stderr)
                 again[name]()
-            time.sleep(0.5)
+            time.sleep(0.5)  # how soon an ended process is noticed
 
     def end_desktops(self) -> None:
         """End this platform's desktops, for good: the embedded cloud's, or its machines in the OpenStack."""

@@ -210,7 +210,7 @@ def _timetable(name: str) -> Finding:
     while time.monotonic() < until:
         if (ticks() or 0) > first:
             return well(name, "The timetable's tick reaches the workers.")
-        time.sleep(0.5)
+        time.sleep(0.5)  # between two questions to the workers
     return ill(
         name,
         f"No tick of the timetable reached a worker for {TICK_SECONDS:.0f} s.",
