@@ -24,6 +24,9 @@ class Seen(StrEnum):
     BOOTING = "booting"  #: the server runs, its desktop does not answer yet
     READY = "ready"  #: the desktop answers
     STOPPED = "stopped"  #: the server is shut off
+    PAUSED = "paused"  #: an operator froze it
+    SHELVED = "shelved"  #: put aside by an operator; its disk is kept
+    RESIZING = "resizing"  #: it is moved or resized, and off meanwhile
     FAILED = "failed"  #: the cloud says ERROR
     UNKNOWN = "unknown"  #: the cloud did not answer, or said something we do not know: never a reason to act
 
@@ -31,16 +34,21 @@ class Seen(StrEnum):
 class State(StrEnum):
     """The one word for a machine."""
 
+    WAITING = "waiting"  #: accepted; its turn to be made has not come
     BUILDING = "building"
     STARTING = "starting"
     ACTIVE = "active"
     STOPPING = "stopping"
     STOPPED = "stopped"
     REBOOTING = "rebooting"
+    PAUSED = "paused"
+    SHELVED = "shelved"
+    RESIZING = "resizing"
     DELETING = "deleting"
     DELETED = "deleted"
     ERROR = "error"
     GONE = "gone"
+    UNKNOWN = "unknown"  #: not seen for a while
 
 
 class Step(StrEnum):
@@ -95,6 +103,10 @@ DEADLINES: dict[Seen, timedelta] = {
     Seen.BOOTING: timedelta(minutes=15),
     Seen.READY: timedelta(minutes=10),
     Seen.STOPPED: timedelta(minutes=10),
+    # What an operator did takes as long as it takes.
+    Seen.PAUSED: timedelta.max,
+    Seen.SHELVED: timedelta.max,
+    Seen.RESIZING: timedelta.max,
     Seen.FAILED: timedelta(0),
     Seen.UNKNOWN: timedelta.max,
 }

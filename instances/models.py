@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q, Value
 from django.utils.translation import gettext_lazy as _
 from typing_extensions import override
 
@@ -70,11 +70,26 @@ class Instance(models.Model):
     desktop_secret = models.TextField(blank=True)
     desktop_certificate = models.TextField(blank=True)
 
+    #: its place among all launches this installation ever accepted; goes with the server, so that a cloud with newer
+    #: machines than the database shows that the database was put back
+    serial = models.BigIntegerField(
+        unique=True, editable=False, db_default=Func(Value("instances_instance_serial"), function="nextval")
+    )
+    #: when the present wish was seen fulfilled: from then on the wish follows what the cloud does, not the reverse
+    fulfilled_at = models.DateTimeField(null=True)
+    #: since when it counts among the creates in flight; null while it waits for its turn, and when it is made
+    admitted_at = models.DateTimeField(null=True)
+    port_id = models.CharField(max_length=100, null=True, unique=True)  # noqa: DJ001 - unique where there is one
+    port_intent_at = models.DateTimeField(null=True)
+    #: builds that ended in ERROR or never ended, and were deleted to be tried again
+    builds_lost = models.PositiveSmallIntegerField(default=0)
+
     attempt = models.PositiveIntegerField(default=0)
     intent_at = models.DateTimeField(null=True)
     step_since = models.DateTimeField()
     fence = models.PositiveBigIntegerField(default=0)
     lease_until = models.DateTimeField(null=True)
+    lease_owner = models.CharField(max_length=80, blank=True, default="", db_default="")
     due_at = models.DateTimeField()
     failures = models.PositiveIntegerField(default=0)
     #: looks in a row that found no server where there was one
@@ -111,8 +126,149 @@ class Instance(models.Model):
         return self.name
 
 
+class ServiceState(models.Model):
+    """How one service of the cloud answers, for all workers alike: the breaker and the time not to call before.
+
+    Written by `instances.pacing` alone, in database time. Closed while `opened_at` is null.
+    """
+
+    service = models.CharField(max_length=20, primary_key=True)
+    failures = models.PositiveIntegerField(default=0)
+    #: when the failures that count began
+    failing_since = models.DateTimeField(null=True)
+    opened_at = models.DateTimeField(null=True)
+    #: when the next single call may probe an open breaker
+    probe_at = models.DateTimeField(null=True)
+    #: the service asked not to be called before this (Retry-After, RFC 9110 section 10.2.3)
+    not_before = models.DateTimeField(null=True)
+    detail = models.CharField(max_length=300, blank=True)
+
+
+class Watch(models.Model):
+    """How far the machines' watch over the cloud has come: one row, written by `instances.watch` alone."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    #: when the last pass over what changed was begun, and the last over everything, where they were answered in full
+    changes_at = models.DateTimeField(null=True)
+    full_at = models.DateTimeField(null=True)
+    due_at = models.DateTimeField(null=True)
+
+
+class Sighting(models.Model):
+    """Something in the cloud with our tag that no row of ours explains. Written by `instances.reconciliation` alone."""
+
+    class Kind(models.TextChoices):
+        SERVER = "server", _("server")
+        PORT = "port", _("port")
+        VOLUME = "volume", _("volume")
+
+    class Verdict(models.TextChoices):
+        SIGHTED = "sighted", _("seen, not judged yet")
+        QUARANTINED = "quarantined", _("seen twice; to be deleted")
+        HELD = "held", _("held back for an administrator")
+        SWEPT = "swept", _("deleted")
+        EXPLAINED = "explained", _("it has its row after all, or went by itself")
+
+    kind = models.CharField(max_length=10, choices=Kind)
+    provider_id = models.CharField(max_length=100)
+    name = models.CharField(max_length=255, blank=True)
+    instance_id = models.UUIDField(null=True)
+    made_at = models.DateTimeField(null=True)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    times_seen = models.PositiveIntegerField(default=1)
+    verdict = models.CharField(max_length=12, choices=Verdict, default=Verdict.SIGHTED)
+    why = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-last_seen_at", "id"]
+        constraints = [models.UniqueConstraint(fields=["kind", "provider_id"], name="sighting_once")]
+
+
+class Sweep(models.Model):
+    """One comparison of the rows with the whole cloud, and what came of it."""
+
+    at = models.DateTimeField()
+    rows = models.PositiveIntegerField()
+    servers = models.PositiveIntegerField()
+    ports = models.PositiveIntegerField()
+    volumes = models.PositiveIntegerField()
+    strays = models.PositiveIntegerField(default=0)
+    swept = models.PositiveIntegerField(default=0)
+    ghosts = models.PositiveIntegerField(default=0)
+    #: the brake that kept this sweep from deleting anything; empty where none did
+    held = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-at", "-id"]
+
+
+class SweepHold(models.Model):
+    """Why sweeps only report, until an administrator releases them."""
+
+    since = models.DateTimeField()
+    why = models.CharField(max_length=300)
+    released_at = models.DateTimeField(null=True)
+    released_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["why"], condition=Q(released_at=None), name="sweep_hold_once"),
+        ]
+
+
+class DatabaseIdentity(models.Model):
+    """Which database this was when the sweeper last looked: another one was put back from a copy. One row."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    system = models.CharField(max_length=80)
+    noted_at = models.DateTimeField()
+
+
+class GuestPass(models.Model):
+    """A machine's one chance to fetch its secrets: the token's SHA-256, and when it was used.
+
+    Written by `instances.guest_reports` alone. A new attempt to make the machine makes a new pass.
+    """
+
+    token_hash = models.CharField(max_length=64, primary_key=True)
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="passes")
+    made_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    used_from = models.GenericIPAddressField(null=True)
+
+
+class GuestReport(models.Model):
+    """What a machine said of one step of its own boot: the last word for each step.
+
+    Hostile text: a machine belongs to whoever works on it. Shown, never believed beyond this machine.
+    """
+
+    class Step(models.TextChoices):
+        BOOTED = "booted", _("booted")
+        NETWORK = "network", _("network")
+        MOUNTS = "mounts", _("data")
+        SOFTWARE = "software", _("software")
+        DESKTOP = "desktop", _("desktop")
+
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="reports")
+    step = models.CharField(max_length=10, choices=Step)
+    ok = models.BooleanField()
+    #: what the fault is about, such as "/data/10.5072/abc"; empty where all is well
+    subject = models.CharField(max_length=200, blank=True, default="")
+    text = models.CharField(max_length=300, blank=True)
+    at = models.DateTimeField()
+    #: heard over the network, or read from the serial console
+    heard = models.CharField(max_length=10, choices=[("network", "network"), ("console", "console")])
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["at", "id"]
+        constraints = [models.UniqueConstraint(fields=["instance", "step", "subject"], name="guest_report_once")]
+
+
 class InstanceEvent(models.Model):
-    """Something that happened to a machine, in the order it happened. `step` is a `State`, or a verb people used."""
+    """Something that happened to a machine, in the order it happened. `kind` says what: "wanted.stopped", "seen.ready"."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="events")
     at = models.DateTimeField()

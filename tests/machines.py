@@ -4,6 +4,7 @@ from copy import copy
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+from django.db.models.expressions import DatabaseDefault
 from django.db.models.functions import Now
 
 from experiments.models import Dataset
@@ -66,6 +67,7 @@ def make_many(row: Instance, number: int) -> None:
     for _ in range(number - Instance.objects.count()):
         one = copy(row)
         one.pk, one.launch_key, one.server_id, one.dataset_id = uuid4(), uuid4().hex, None, None
+        one.serial = DatabaseDefault(Instance._meta.get_field("serial").db_default)
         copies.append(one)
     Instance.objects.bulk_create(copies)
     story = list(row.events.all())

@@ -15,13 +15,26 @@ from uuid import UUID
 CALL_SECONDS = 10.0
 
 
+class Service(StrEnum):
+    """The services of a cloud, each of which may be away by itself. OpenStack's project names."""
+
+    KEYSTONE = "keystone"
+    NOVA = "nova"
+    NEUTRON = "neutron"
+    GLANCE = "glance"
+    CINDER = "cinder"
+
+
 class ServerStatus(StrEnum):
     """Nova's server status, as far as the platform acts on it."""
 
     BUILD = "BUILD"
-    ACTIVE = "ACTIVE"
+    ACTIVE = "ACTIVE"  #: VERIFY_RESIZE and PASSWORD as well: the server runs
     SHUTOFF = "SHUTOFF"
     REBOOT = "REBOOT"
+    PAUSED = "PAUSED"  #: frozen in memory or on disk (SUSPENDED) by an operator
+    SHELVED = "SHELVED"  #: SHELVED and SHELVED_OFFLOADED: put aside, its disk kept
+    RESIZE = "RESIZE"  #: moved or resized, and off meanwhile (RESIZE, MIGRATING when cold, REVERT_RESIZE)
     ERROR = "ERROR"
     DELETED = "DELETED"
     UNKNOWN = "UNKNOWN"  #: any other, or not told: never a reason to act
@@ -37,7 +50,11 @@ class Desktop:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A server as last seen. `desktop` is None until it has an address. `fault` is the cloud's own sentence."""
+    """A server as last seen. `desktop` is None until it has an address. `fault` is the cloud's own sentence.
+
+    `flavour` is the cloud's name of its size; `host` an opaque word that changes when it moves; `deleting` says that its
+    deletion is under way. `serial` is what it was created with (`ServerSpec.serial`), 0 where it carries none.
+    """
 
     id: str
     name: str
@@ -46,6 +63,33 @@ class Server:
     desktop: Desktop | None
     created_at: datetime
     fault: str = ""
+    flavour: str = ""
+    host: str = ""
+    deleting: bool = False
+    serial: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A server's place on the network, made before the server. `server_id` is empty until one uses it."""
+
+    id: str
+    name: str
+    instance_id: UUID
+    mac: str
+    created_at: datetime
+    server_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A disk made for an instance beside its server's own. `server_id` is empty while nobody uses it."""
+
+    id: str
+    name: str
+    instance_id: UUID
+    created_at: datetime
+    server_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +97,9 @@ class ServerSpec:
     """What to create. `image` and `flavour` are the cloud's own names, resolved from our tables by the caller.
 
     `vcpus`, `memory_mib`, `disk_gib` and `gpus` say what the flavour is meant to hold: a cloud without flavours of
-    its own counts them. `user_data` is the cloud-init document (at most 49,149 bytes).
+    its own counts them. `user_data` is the cloud-init document (at most 49,149 bytes). `port_id` names the port made for
+    it before; `serial` is the instance's place among all that this installation ever accepted, and goes with the server,
+    so that a cloud which knows newer machines than the database tells of a database that was put back.
     """
 
     instance_id: UUID
@@ -64,6 +110,8 @@ class ServerSpec:
     disk_gib: int
     gpus: int
     user_data: str = field(repr=False)
+    port_id: str = ""
+    serial: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +124,34 @@ class Offering:
 
 
 class CloudError(Exception):
-    """Something the cloud answered, or did not. `str(error)` is for staff; it never holds a secret."""
+    """Something the cloud answered, or did not. `str(error)` is for staff; it never holds a secret.
+
+    `service` is who answered or was silent.
+    """
+
+    def __init__(self, sentence: str, *, service: Service = Service.NOVA) -> None:
+        super().__init__(sentence)
+        self.service = service
 
 
 class CloudUnreachable(CloudError):
-    """No answer, or one that does not tell what happened (timeouts, connection lost, 5xx): the call may have been
-    executed. The caller looks before it acts again."""
+    """No answer, or one that does not tell what happened (timeouts, connection lost, 5xx).
+
+    The call may have been executed, and the caller looks before it acts again; unless `unsent`: then it is certain that
+    no order left the house (a lookup before it failed, nobody took the connection, the limit was told first).
+    """
+
+    def __init__(self, sentence: str, *, service: Service = Service.NOVA, unsent: bool = False) -> None:
+        super().__init__(sentence, service=service)
+        self.unsent = unsent
+
+
+class CloudLimited(CloudUnreachable):
+    """Too many calls (429, or 503 with Retry-After): nothing was executed; come back after `retry_after` seconds."""
+
+    def __init__(self, sentence: str, *, service: Service = Service.NOVA, retry_after: float = 1.0) -> None:
+        super().__init__(sentence, service=service, unsent=True)
+        self.retry_after = retry_after
 
 
 class CloudFull(CloudError):
@@ -94,6 +164,10 @@ class CloudRefused(CloudError):
 
 class CloudDenied(CloudRefused):
     """The credential is not accepted."""
+
+
+class PortTaken(CloudError):
+    """The port that was to be used has a server already: look which."""
 
 
 class ServerGone(CloudError):
@@ -112,15 +186,55 @@ class Cloud(Protocol):
         ...
 
     def create(self, spec: ServerSpec) -> Server:
-        """Asks for one server, named `server_name(spec.instance_id)`, and returns it as accepted.
+        """Asks for one server, named `server_name(spec.instance_id)`, on the port `spec.port_id` where one is named, and
+        returns it as accepted.
 
-        Not idempotent in itself: callers `find` first. Raises CloudFull, CloudRefused, CloudUnreachable (may have been
-        executed).
+        Not idempotent in itself: callers `find` first. Raises CloudFull, CloudRefused, PortTaken, CloudUnreachable (may
+        have been executed).
         """
         ...
 
+    @property
+    def unique_ports(self) -> bool:
+        """Whether a port has an address derived from the instance, so that a second `create_port` finds the first.
+
+        Where it does not (a network of another project's), callers wait out the quiet period after an unanswered one.
+        Raises CloudUnreachable where that cannot be told yet.
+        """
+        ...
+
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        """All ports made for this instance, oldest first. Raises CloudUnreachable, CloudDenied."""
+        ...
+
+    def create_port(self, instance_id: UUID) -> Port:
+        """Makes the port of an instance, named `server_name(instance_id)`; with `unique_ports` the one there is.
+
+        Raises CloudFull, CloudRefused, CloudUnreachable (may have been executed).
+        """
+        ...
+
+    def delete_port(self, port_id: str) -> None:
+        """Deletes a port of ours. Nothing happens where it is gone. Raises CloudUnreachable."""
+        ...
+
+    def ports(self) -> Iterable[Port]:
+        """All ports of our environment. Raises CloudUnreachable."""
+        ...
+
+    def volumes(self) -> Iterable[Volume]:
+        """All volumes of our environment; none where the cloud has no volumes. Raises CloudUnreachable."""
+        ...
+
+    def delete_volume(self, volume_id: str) -> None:
+        """Deletes a volume of ours. Nothing happens where it is gone. Raises CloudUnreachable."""
+        ...
+
     def start(self, server_id: str) -> None:
-        """Starts a server that is off. Nothing happens where it already runs. Raises ServerGone, CloudUnreachable."""
+        """Makes a server run: one that is off is started, a paused one goes on, a shelved one is brought back.
+
+        Nothing happens where it already runs. Raises ServerGone, CloudFull, CloudUnreachable.
+        """
         ...
 
     def stop(self, server_id: str) -> None:
@@ -139,7 +253,15 @@ class Cloud(Protocol):
         ...
 
     def list(self) -> Iterable[Server]:
-        """All servers of our environment. Raises CloudUnreachable."""
+        """All servers of our environment, all pages, without the deleted. Raises CloudUnreachable."""
+        ...
+
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        """Servers of our environment that changed since then, with those deleted since (status DELETED).
+
+        Overlap the windows: what counts is the cloud's clock, and a change may be written a moment later. Raises
+        CloudUnreachable.
+        """
         ...
 
     def console(self, server_id: str, *, lines: int = 50) -> str:
