@@ -19,10 +19,14 @@ from instances.cloud.protocol import (
     CloudRefused,
     Desktop,
     Offering,
+    Port,
+    PortTaken,
     Server,
     ServerGone,
     ServerSpec,
     ServerStatus,
+    Volume,
+    port_address,
     server_name,
 )
 from instances.userdata import LIMIT_BYTES
@@ -44,6 +48,12 @@ class _Machine:
     environment: str
     looks_left: int
     arriving: ServerStatus | None
+    changed_at: datetime
+
+    def becomes(self, status: ServerStatus, **changes: object) -> None:
+        self.server = replace(self.server, status=status, **changes)  # type: ignore[arg-type] - fields by name
+        self.changed_at = datetime.now(UTC)
+        self.arriving = None
 
 
 class MemoryCloud(Cloud):
@@ -51,7 +61,8 @@ class MemoryCloud(Cloud):
 
     `looks` is how many times a server is seen on its way (BUILD, REBOOT) before it has arrived; 0 is at once.
     `desktop` is where every server's desktop is said to be: a real one of the test's own, or nobody. Servers of other
-    environments are not seen, but counted.
+    environments are not seen, but counted. `own_network` says whether ports have addresses of our choice. While
+    `holding` is set, deleted servers stay, their deletion under way, as where a host is away.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class MemoryCloud(Cloud):
         desktop: Desktop | None = None,
         environment: str = "test",
         offering: Offering = OFFERING,
+        own_network: bool = True,
     ) -> None:
         self.cores = cores
         self.memory_mib = memory_mib
@@ -71,13 +83,18 @@ class MemoryCloud(Cloud):
         self.looks = looks
         self.environment = environment
         self.desktop = desktop or Desktop(host="127.0.0.1", port=9)  # "discard": nobody answers there
+        self.own_network = own_network
+        self.holding = False
         self._offering = offering
         self._machines: dict[str, _Machine] = {}
+        self._deleted: list[_Machine] = []
+        self._ports: dict[str, tuple[str, Port]] = {}
+        self._volumes: dict[str, tuple[str, Volume]] = {}
         self._lock = threading.RLock()
 
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        return tuple(server for server in self.list() if server.instance_id == instance_id)
+        return tuple(server for server in self._listed() if server.instance_id == instance_id)
 
     @override
     def create(self, spec: ServerSpec) -> Server:
@@ -90,31 +107,40 @@ class MemoryCloud(Cloud):
         if len(spec.user_data.encode()) > LIMIT_BYTES:
             raise CloudRefused(f"the user-data is larger than {LIMIT_BYTES:,} bytes")
         with self._lock:
+            if spec.port_id:
+                self._take(spec.port_id)
             self._make_room(spec)
+            now = datetime.now(UTC)
             server = Server(
                 id=str(uuid4()),
                 name=server_name(spec.instance_id),
                 instance_id=spec.instance_id,
                 status=ServerStatus.BUILD,
                 desktop=None,
-                created_at=datetime.now(UTC),
+                created_at=now,
+                flavour=spec.flavour,
+                host="memory-1",
+                serial=spec.serial,
             )
-            self._machines[server.id] = _Machine(server, spec, self.environment, self.looks, ServerStatus.ACTIVE)
-            return server if self.looks else self._look(self._machines[server.id])
+            machine = _Machine(server, spec, self.environment, self.looks, ServerStatus.ACTIVE, now)
+            self._machines[server.id] = machine
+            return server if self.looks else self._look(machine)
 
     @override
     def start(self, server_id: str) -> None:
         with self._lock:
             machine = self._machine(server_id)
-            if machine.server.status is ServerStatus.SHUTOFF:
+            if machine.server.status in {ServerStatus.SHUTOFF, ServerStatus.SHELVED}:
                 self._set_off(machine, ServerStatus.BUILD)
+            elif machine.server.status is ServerStatus.PAUSED:
+                machine.becomes(ServerStatus.ACTIVE)
 
     @override
     def stop(self, server_id: str) -> None:
         with self._lock:
             machine = self._machine(server_id)
-            machine.server = replace(machine.server, status=ServerStatus.SHUTOFF)
-            machine.arriving = None
+            if machine.server.status not in {ServerStatus.SHUTOFF, ServerStatus.SHELVED, ServerStatus.RESIZE}:
+                machine.becomes(ServerStatus.SHUTOFF)
 
     @override
     def reboot(self, server_id: str) -> None:
@@ -124,15 +150,73 @@ class MemoryCloud(Cloud):
     @override
     def delete(self, server_id: str) -> None:
         with self._lock:
-            if server_id in self._machines and self._machines[server_id].environment == self.environment:
-                del self._machines[server_id]
+            machine = self._machines.get(server_id)
+            if machine is None or machine.environment != self.environment:
+                return
+            if self.holding:
+                machine.becomes(machine.server.status, deleting=True)
+                return
+            machine.becomes(ServerStatus.DELETED)
+            self._deleted.append(self._machines.pop(server_id))
 
     @override
     def list(self) -> Iterable[Server]:
+        return self._listed()
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
         with self._lock:
-            mine = [machine for machine in self._machines.values() if machine.environment == self.environment]
-            machines = sorted(mine, key=lambda machine: machine.server.created_at)
-            return tuple(self._look(machine) for machine in machines)
+            self._listed()
+            machines = [*self._machines.values(), *self._deleted]
+            return tuple(one.server for one in self._ours(machines) if one.changed_at >= when)
+
+    @property
+    @override
+    def unique_ports(self) -> bool:
+        return self.own_network
+
+    @override
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        return tuple(port for port in self._ports_seen() if port.instance_id == instance_id)
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        with self._lock:
+            if self.own_network and (there := self.find_ports(instance_id)):
+                return there[0]
+            number = uuid4()
+            port = Port(
+                id=str(number),
+                name=server_name(instance_id),
+                instance_id=instance_id,
+                mac=port_address(instance_id if self.own_network else number),
+                created_at=datetime.now(UTC),
+            )
+            self._ports[port.id] = (self.environment, port)
+            return port
+
+    @override
+    def delete_port(self, port_id: str) -> None:
+        with self._lock:
+            if self._ports.get(port_id, ("",))[0] == self.environment:
+                del self._ports[port_id]
+
+    @override
+    def ports(self) -> Iterable[Port]:
+        return self._ports_seen()
+
+    @override
+    def volumes(self) -> Iterable[Volume]:
+        with self._lock:
+            alive = self._machines
+            mine = [volume for environment, volume in self._volumes.values() if environment == self.environment]
+            return tuple(volume if volume.server_id in alive else replace(volume, server_id="") for volume in mine)
+
+    @override
+    def delete_volume(self, volume_id: str) -> None:
+        with self._lock:
+            if self._volumes.get(volume_id, ("",))[0] == self.environment:
+                del self._volumes[volume_id]
 
     @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
@@ -144,6 +228,8 @@ class MemoryCloud(Cloud):
     @override
     def offering(self) -> Offering:
         return self._offering
+
+    # What a test asks of it, and what happens behind the platform's back.
 
     def of_environment(self, environment: str) -> "MemoryCloud":
         """The same cloud, as another installation uses it."""
@@ -158,13 +244,50 @@ class MemoryCloud(Cloud):
 
     def break_down(self, server_id: str, fault: str) -> None:
         """The server ends in ERROR with this fault, as one does whose host fails."""
+        self._behind_our_back(server_id, ServerStatus.ERROR, fault=fault)
+
+    def pause(self, server_id: str) -> None:
+        """An operator freezes it."""
+        self._behind_our_back(server_id, ServerStatus.PAUSED)
+
+    def shelve(self, server_id: str) -> None:
+        """An operator puts it aside."""
+        self._behind_our_back(server_id, ServerStatus.SHELVED)
+
+    def resize(self, server_id: str, flavour: str) -> None:
+        """An operator begins to give it another size; `move` ends it."""
+        self._behind_our_back(server_id, ServerStatus.RESIZE, flavour=flavour)
+
+    def move(self, server_id: str, host: str = "memory-2") -> None:
+        """It runs, on another host."""
+        self._behind_our_back(server_id, ServerStatus.ACTIVE, host=host, desktop=self.desktop)
+
+    def add_volume(self, instance_id: UUID, server_id: str = "") -> Volume:
+        """A disk made for an instance, in use by one of its servers or by nobody."""
+        volume = Volume(
+            id=str(uuid4()),
+            name=server_name(instance_id),
+            instance_id=instance_id,
+            created_at=datetime.now(UTC),
+            server_id=server_id,
+        )
         with self._lock:
-            machine = self._machine(server_id)
-            machine.server = replace(machine.server, status=ServerStatus.ERROR, fault=fault)
-            machine.arriving = None
+            self._volumes[volume.id] = (self.environment, volume)
+        return volume
+
+    def let_go(self) -> None:
+        """Deletions that were held up are done."""
+        with self._lock:
+            self.holding = False
+            for machine in [one for one in self._machines.values() if one.server.deleting]:
+                self.of_environment(machine.environment).delete(machine.server.id)
+
+    def _behind_our_back(self, server_id: str, status: ServerStatus, **changes: object) -> None:
+        with self._lock:
+            self._machine(server_id).becomes(status, **changes)
 
     def _set_off(self, machine: _Machine, status: ServerStatus) -> None:
-        machine.server = replace(machine.server, status=status)
+        machine.becomes(status)
         machine.looks_left, machine.arriving = self.looks, ServerStatus.ACTIVE
 
     def _machine(self, server_id: str) -> _Machine:
@@ -173,13 +296,33 @@ class MemoryCloud(Cloud):
             raise ServerGone(f"no server has the id {server_id[:80]!r}")
         return machine
 
+    def _ours(self, machines: Iterable[_Machine]) -> Iterable[_Machine]:
+        mine = [machine for machine in machines if machine.environment == self.environment]
+        return sorted(mine, key=lambda machine: machine.server.created_at)
+
+    def _listed(self) -> tuple[Server, ...]:
+        with self._lock:
+            return tuple(self._look(machine) for machine in self._ours(self._machines.values()))
+
     def _look(self, machine: _Machine) -> Server:
         if machine.arriving is not None:
             if machine.looks_left <= 0:
-                machine.server = replace(machine.server, status=machine.arriving, desktop=self.desktop)
-                machine.arriving = None
+                machine.becomes(machine.arriving, desktop=self.desktop)
             machine.looks_left -= 1
         return machine.server
+
+    def _ports_seen(self) -> tuple[Port, ...]:
+        with self._lock:
+            users = {machine.spec.port_id: machine.server.id for machine in self._machines.values()}
+            mine = [port for environment, port in self._ports.values() if environment == self.environment]
+            return tuple(replace(port, server_id=users.get(port.id, "")) for port in mine)
+
+    def _take(self, port_id: str) -> None:
+        port = next((port for port in self._ports_seen() if port.id == port_id), None)
+        if port is None:
+            raise PortTaken(f"the port {port_id[:80]!r} is gone")
+        if port.server_id:
+            raise PortTaken(f"the port {port_id} is used by the server {port.server_id}")
 
     def _make_room(self, spec: ServerSpec) -> None:
         specs = [machine.spec for machine in self._machines.values()]

@@ -4,6 +4,7 @@ Every implementation passes `tests/contracts/test_cloud.py`. Verbs are synchrono
 `CALL_SECONDS`, never retry a write, and raise only the errors defined here. Words are Nova's.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -167,7 +168,7 @@ class CloudDenied(CloudRefused):
 
 
 class PortTaken(CloudError):
-    """The port that was to be used has a server already: look which."""
+    """The port that was to be used has a server already, or is gone: nothing was made, look again."""
 
 
 class ServerGone(CloudError):
@@ -276,3 +277,8 @@ class Cloud(Protocol):
 def server_name(instance_id: UUID) -> str:
     """The name of the server made for an instance, the same in every cloud."""
     return f"visa-{instance_id}"
+
+
+def port_address(instance_id: UUID) -> str:
+    """The MAC address of an instance's port, where the cloud lets us choose it: always the same, locally administered."""
+    return ":".join(f"{byte:02x}" for byte in (0x0E, *hashlib.sha256(instance_id.bytes).digest()[:5]))
