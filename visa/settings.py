@@ -34,6 +34,7 @@ INSTALLED_APPS = [
     "csp",
     "drf_spectacular",
     "rest_framework",
+    "visa.audit.apps.AuditConfig",
     "visa.accounts",
     "quotas",
     "experiments",

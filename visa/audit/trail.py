@@ -1,0 +1,102 @@
+"""Writes down what was done: the only writer of `AuditEvent` and `AuditText`.
+
+A row belongs to the transaction of the change it tells: both are there or neither. It waits for nobody: the chain is
+made afterwards, by `visa.audit.sealing`.
+"""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db.models.functions import Now
+
+from visa.audit import canonical, origins
+from visa.audit.models import AuditEvent, AuditText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deed:
+    """One thing done. `action` is a verb; `kind` and `object_id` say to what; `actor` is a person's public id.
+
+    `reason` is a code of ours. `detail` holds ids and numbers: nothing secret, nothing personal. What a person typed
+    goes into `text`, which can be erased.
+    """
+
+    action: str
+    kind: str
+    object_id: object
+    actor: object = ""
+    on_behalf_of: object = ""
+    reason: str = ""
+    text: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record(
+    action: str,
+    *,
+    kind: str,
+    object_id: object,
+    actor: object = "",
+    on_behalf_of: object = "",
+    reason: str = "",
+    text: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes one row, in the caller's transaction. See `Deed`. Raises ValueError for a detail that has no spelling."""
+    record_all(
+        [
+            Deed(
+                action=action,
+                kind=kind,
+                object_id=object_id,
+                actor=actor,
+                on_behalf_of=on_behalf_of,
+                reason=reason,
+                text=text,
+                detail=detail or {},
+            )
+        ]
+    )
+
+
+def record_all(deeds: Sequence[Deed]) -> None:
+    """Writes a row for each, in their order, in two statements at most. See `record`."""
+    origin = origins.current()
+    events, texts = [], []
+    for deed in deeds:
+        canonical.check(deed.detail)
+        digest = ""
+        if origin.source or deed.text:
+            personal = _personal(origin.source, deed.text)
+            texts.append(personal)
+            digest = personal.digest
+        events.append(
+            AuditEvent(
+                actor=str(deed.actor)[:64],
+                on_behalf_of=str(deed.on_behalf_of)[:64],
+                action=deed.action[:60],
+                kind=deed.kind[:30],
+                object_id=str(deed.object_id)[:120],
+                reason=deed.reason[:80],
+                correlation=origin.correlation,
+                text_digest=digest,
+                detail=dict(deed.detail),
+            )
+        )
+    if texts:
+        AuditText.objects.bulk_create(texts)
+    AuditEvent.objects.bulk_create(events)
+
+
+def erase(digests: Iterable[str]) -> int:
+    """Empties these personal texts for good; how many had one. The chain stays whole."""
+    return AuditText.objects.filter(digest__in=list(digests), erased_at=None).update(
+        salt="", source="", text="", erased_at=Now()
+    )
+
+
+def _personal(source: str, text: str) -> AuditText:
+    salt, text = secrets.token_hex(16), text[:2000].replace("\x00", "")
+    return AuditText(digest=canonical.text_digest(salt, source, text), salt=salt, source=source, text=text)
