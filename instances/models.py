@@ -237,6 +237,21 @@ class GuestPass(models.Model):
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
     used_from = models.GenericIPAddressField(null=True)
+    #: the SHA-256 of the random word the machine that used it made for itself: with the same word it may ask again when
+    #: the answer was lost, until it has said that it has it
+    claim_hash = models.CharField(max_length=64, blank=True, default="", db_default="")
+
+
+class ConsoleExcerpt(models.Model):
+    """The end of a machine's serial console as a worker last read it: hostile text, kept for minutes, for support.
+
+    Written by `instances.guest_reports` alone. It is read where a machine says nothing over the network, and on request.
+    """
+
+    instance = models.OneToOneField(Instance, on_delete=models.CASCADE, related_name="console")
+    asked_at = models.DateTimeField(null=True)
+    read_at = models.DateTimeField(null=True)
+    text = models.TextField(blank=True, default="")
 
 
 class GuestReport(models.Model):
