@@ -177,6 +177,8 @@ class Sighting(models.Model):
     first_seen_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
     times_seen = models.PositiveIntegerField(default=1)
+    #: since when it is old enough to be judged; from then on it must be seen again before it is deleted
+    quarantined_at = models.DateTimeField(null=True)
     verdict = models.CharField(max_length=12, choices=Verdict, default=Verdict.SIGHTED)
     why = models.CharField(max_length=300, blank=True)
 
@@ -189,7 +191,10 @@ class Sweep(models.Model):
     """One comparison of the rows with the whole cloud, and what came of it."""
 
     at = models.DateTimeField()
+    #: machines that may have something in the cloud
     rows = models.PositiveIntegerField()
+    #: machines this database ever accepted; they are never deleted, so that fewer of them tell of a loss
+    accepted = models.PositiveIntegerField(default=0, db_default=0)
     servers = models.PositiveIntegerField()
     ports = models.PositiveIntegerField()
     volumes = models.PositiveIntegerField()
@@ -208,6 +213,8 @@ class SweepHold(models.Model):
 
     since = models.DateTimeField()
     why = models.CharField(max_length=300)
+    #: the numbers and names that tell it
+    detail = models.CharField(max_length=500, blank=True, default="", db_default="")
     released_at = models.DateTimeField(null=True)
     released_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True)
 
