@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 from typing_extensions import override
 
 
@@ -8,4 +9,6 @@ class InstancesConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        from instances import checks, receivers  # noqa: F401 - registered when the app registry is ready
+        from instances import checkpoints, checks, receivers  # noqa: F401 - registered when the app registry is ready
+
+        checkpoints.arm(settings.ENVIRONMENT.tests.checkpoints)

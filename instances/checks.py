@@ -25,3 +25,20 @@ def memory_cloud_is_for_tests(app_configs: Sequence[AppConfig] | None, **kwargs:
             id="instances.E001",
         )
     ]
+
+
+@register()
+def test_switches_are_for_tests(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E002: a site that stops at checkpoints, or whose quiet period is shortened, makes machines twice or never."""
+    environment = settings.ENVIRONMENT
+    if not environment.tests.checkpoints and environment.tests.scale == 1.0:
+        return []
+    if settings.DEBUG or (environment.cloud is not None and environment.cloud.environment.startswith("test")):
+        return []
+    return [
+        Error(
+            "Checkpoints and shortened times are for tests only.",
+            hint="Unset VISA_TEST_CHECKPOINTS and VISA_TEST_SCALE.",
+            id="instances.E002",
+        )
+    ]

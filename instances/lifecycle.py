@@ -4,8 +4,10 @@
 thought of. `state_of` is the one word people see; it is derived, and stored only to be searched.
 """
 
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 
 class Wanted(StrEnum):
@@ -94,6 +96,59 @@ PERMISSIONS: dict[Holder, frozenset[Permission]] = {
 def may(holder: Holder, permission: Permission) -> bool:
     """Whether `holder` has `permission`."""
     return permission in PERMISSIONS[holder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Every time that has to outwait another, in one place: tests shorten all of them by one factor.
+
+    `quiet` must exceed the longest time a create may still be executed after its caller gave up; `lease` the `budget`
+    of one claim; the sweeper's ages the quiet period.
+    """
+
+    #: a claim holds so long; all calls of one claim begin within `budget`; one call takes at most `call`
+    lease: timedelta = timedelta(seconds=60)
+    budget: timedelta = timedelta(seconds=30)
+    call: timedelta = timedelta(seconds=10)
+    quiet: timedelta = timedelta(seconds=120)
+    tick: timedelta = timedelta(seconds=5)
+
+    #: what is on its way is looked at after `soon`, then ever later up to `meanwhile`; what rests, each `rest`
+    soon: timedelta = timedelta(seconds=1)
+    meanwhile: timedelta = timedelta(seconds=15)
+    rest: timedelta = timedelta(hours=1)
+    longest_wait: timedelta = timedelta(minutes=5)
+    #: between the builds of one machine, after each that was lost
+    rebuild: tuple[timedelta, ...] = (timedelta(seconds=10), timedelta(seconds=60), timedelta(seconds=300))
+    #: a deletion that takes longer raises an alarm
+    stuck: timedelta = timedelta(minutes=10)
+
+    #: the watch: what changed, while something is on its way and while nothing is; everything; and the desktops
+    watch_busy: timedelta = timedelta(seconds=2)
+    watch_idle: timedelta = timedelta(seconds=15)
+    watch_full: timedelta = timedelta(minutes=5)
+    watch_overlap: timedelta = timedelta(minutes=2)
+    greet_booting: timedelta = timedelta(seconds=0.7)
+    greet_ready: timedelta = timedelta(seconds=30)
+    #: not seen for longer than this is shown as unknown
+    stale: timedelta = timedelta(minutes=3)
+
+    #: the breaker opens at five failures within `breaker_window`, and lets a probe through each `breaker_probe`
+    breaker_window: timedelta = timedelta(seconds=30)
+    breaker_probe: timedelta = timedelta(seconds=10)
+
+    #: the sweeper: how often, how old a stray must be, and how far apart its two sightings
+    sweep: timedelta = timedelta(seconds=60)
+    sweep_age: timedelta = timedelta(minutes=10)
+    sweep_apart: timedelta = timedelta(minutes=5)
+
+    def scaled(self, factor: float) -> "Pace":
+        """The same times, each multiplied by `factor`."""
+
+        def scale(value: Any) -> Any:
+            return tuple(one * factor for one in value) if isinstance(value, tuple) else value * factor
+
+        return Pace(**{one.name: scale(getattr(self, one.name)) for one in fields(self)})
 
 
 #: how long each sight may last while it is not what is wanted; after that the machine has failed, with a reason

@@ -34,6 +34,14 @@ class CloudKind(StrEnum):
     MEMORY = "memory"
 
 
+class MailTls(StrEnum):
+    """How mail is kept from others' eyes on its way to our mail server: VISA_MAIL_TLS."""
+
+    STARTTLS = "starttls"
+    TLS = "tls"
+    NONE = "none"
+
+
 class EnvironmentFaults(Exception):
     """All faults of the environment, one line each."""
 
@@ -116,6 +124,8 @@ class Cloud:
     gpus: int
     #: seconds after which a create request that was given up can no longer be executed
     quiet_seconds: int
+    #: at most so many machines are being made at once, for the whole site
+    creates: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +147,30 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tests:
+    """What only tests may ask for; system check instances.E002 refuses it elsewhere. No operator's concern.
+
+    `checkpoints` is a directory of named pipes (`instances.checkpoints`); `scale` multiplies all waiting times.
+    """
+
+    checkpoints: str
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mail:
+    """The mail server that takes our mail. Without a user nothing is logged in to."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    tls: MailTls
+    #: the address mail comes from
+    sender: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """Everything a process is told by its environment."""
 
@@ -154,6 +188,9 @@ class Environment:
     roles: Roles
     cloud: Cloud | None
     data: Data
+    #: None where no mail is sent: the site has no mail server, or this process sends none
+    mail: Mail | None = None
+    tests: Tests
 
 
 class _Reader:
@@ -281,7 +318,48 @@ def _cloud(reader: _Reader) -> Cloud:
         memory_mib=reader.number("VISA_CLOUD_MEMORY_MIB", 8192, low=1),
         gpus=reader.number("VISA_CLOUD_GPUS", 1),
         quiet_seconds=reader.number("VISA_CLOUD_QUIET_SECONDS", 120),
+        creates=reader.number("VISA_CLOUD_CREATES", 10, low=1),
     )
+
+
+def _tests(reader: _Reader) -> Tests:
+    def parse(text: str) -> float:
+        scale = float(text)
+        if not 0.001 <= scale <= 10:
+            raise ValueError(text)
+        return scale
+
+    return Tests(
+        checkpoints=reader.text("VISA_TEST_CHECKPOINTS", ""),
+        scale=reader.parsed("VISA_TEST_SCALE", parse, "a factor from 0.001 to 10", 1.0),
+    )
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[^@\s<>,;]+@[^@\s<>,;]+", text):
+        raise ValueError(text)
+    return text
+
+
+def _mail(reader: _Reader) -> Mail | None:
+    host = reader.text("VISA_MAIL_HOST", "")
+    mail = Mail(
+        host=host,
+        port=reader.number("VISA_MAIL_PORT", 587, low=1),
+        user=reader.text("VISA_MAIL_USER", ""),
+        password=reader.text("VISA_MAIL_PASSWORD", ""),
+        tls=reader.parsed("VISA_MAIL_TLS", MailTls, "starttls, tls or none", MailTls.STARTTLS),
+        sender=reader.parsed("VISA_MAIL_FROM", _address, "a mail address such as visa@facility.eu", ""),
+    )
+    if not host:
+        return None
+    if not mail.sender and not any(fault.startswith("VISA_MAIL_FROM") for fault in reader.faults):
+        reader.faults.append("VISA_MAIL_FROM is not set; it is the address mail comes from, such as visa@facility.eu")
+    if bool(mail.user) != bool(mail.password):
+        reader.faults.append("VISA_MAIL_USER and VISA_MAIL_PASSWORD go together; set both or neither")
+    if mail.password and mail.tls is MailTls.NONE:
+        reader.faults.append("VISA_MAIL_TLS: none would send VISA_MAIL_PASSWORD readable for everybody on the way")
+    return mail
 
 
 def read(mapping: Mapping[str, str]) -> Environment:
@@ -342,6 +420,7 @@ def read(mapping: Mapping[str, str]) -> Environment:
             instrument_scientist=reader.words("VISA_ROLES_INSTRUMENT_SCIENTIST"),
         ),
         cloud=_cloud(reader) if drives else None,
+        mail=_mail(reader) if drives else None,
         data=Data(
             source=reader.text("VISA_DATA_SOURCE"),
             fstype=reader.text("VISA_DATA_FSTYPE", "nfs"),
@@ -352,6 +431,7 @@ def read(mapping: Mapping[str, str]) -> Environment:
             cvmfs_proxy=reader.text("VISA_CVMFS_PROXY", ""),
             cvmfs_quota_mb=reader.number("VISA_CVMFS_QUOTA_MB", 4000, low=100),
         ),
+        tests=_tests(reader),
     )
     if reader.faults:
         raise EnvironmentFaults(reader.faults)

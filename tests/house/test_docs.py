@@ -53,7 +53,7 @@ def test_the_index_names_every_guide() -> None:
 
 def test_operators_are_told_of_every_variable_and_of_no_other() -> None:
     code = text_of(ROOT / "visa" / "environment.py")
-    read = set(re.findall(r'"(VISA_[A-Z_]+)"', code))
+    read = set(re.findall(r'"(VISA_(?!TEST_)[A-Z_]+)"', code))
     read |= {f"VISA_OIDC_NAME_{suffix}" for suffix in re.findall(r'"\{prefix\}_([A-Z_]+)"', code)}
     tables = {
         name

@@ -12,9 +12,9 @@ SAID = dict(re.findall(r"^(VISA_[A-Z_]+)=(.*)$", SAMPLE, re.MULTILINE))
 
 
 def read_names() -> set[str]:
-    """The names visa/environment.py asks for, a provider's under the sample's provider."""
+    """The names visa/environment.py asks for, a provider's under the sample's provider; those of tests apart."""
     code = (ROOT / "visa" / "environment.py").read_text(encoding="utf-8")
-    names = set(re.findall(r'"(VISA_[A-Z_]+)"', code))
+    names = set(re.findall(r'"(VISA_(?!TEST_)[A-Z_]+)"', code))
     provider = {f"VISA_OIDC_UMBRELLAID_{suffix}" for suffix in re.findall(r'"\{prefix\}_([A-Z_]+)"', code)}
     return names | provider
 
