@@ -35,6 +35,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "rest_framework",
     "visa.audit.apps.AuditConfig",
+    "visa.outbox",
     "visa.accounts",
     "quotas",
     "experiments",
@@ -116,7 +117,21 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
     "end-overdue-sessions": {"task": "visa.accounts.end_overdue", "schedule": 60.0, "options": {"expires": 60.0}},
     "advance-due": {"task": "instances.advance_due", "schedule": 5.0, "options": {"expires": 5.0}},
+    "send-due": {"task": "visa.outbox.send_due", "schedule": 15.0, "options": {"expires": 15.0}},
+    "forget-sent": {"task": "visa.outbox.forget_old", "schedule": 3600.0, "options": {"expires": 600.0}},
 }
+
+# Without a mail server Django's own would be this host's: `visa.outbox.mail` sends nothing then.
+MAIL = ENVIRONMENT.mail
+EMAIL_TIMEOUT = 10  # seconds for each exchange; `visa.outbox.sending.LEASE` holds six of them
+if MAIL is not None:
+    EMAIL_HOST = MAIL.host
+    EMAIL_PORT = MAIL.port
+    EMAIL_HOST_USER = MAIL.user
+    EMAIL_HOST_PASSWORD = MAIL.password
+    EMAIL_USE_TLS = MAIL.tls is environment.MailTls.STARTTLS
+    EMAIL_USE_SSL = MAIL.tls is environment.MailTls.TLS
+    DEFAULT_FROM_EMAIL = MAIL.sender
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["visa.accounts.oidc.Backend"]

@@ -82,7 +82,7 @@ def test_tasks_are_named_by_app_and_verb_with_a_queue_of_their_own() -> None:
 
     assert ours
     for name, task in ours.items():
-        assert re.fullmatch(rf"({'|'.join(APPS)}|visa\.accounts)\.[a-z]+(_[a-z]+)*", name), name
+        assert re.fullmatch(rf"({'|'.join(APPS)}|visa\.(accounts|audit|outbox))\.[a-z]+(_[a-z]+)*", name), name
         assert task.__module__ == f"{name.rpartition('.')[0]}.tasks", name
         assert task.acks_late, f"{name} would be lost with its worker"
 
@@ -115,7 +115,7 @@ def test_no_two_addresses_have_one_name() -> None:
     assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("label", ["accounts", "quotas", "experiments", "instances"])
+@pytest.mark.parametrize("label", ["accounts", "outbox", "quotas", "experiments", "instances"])
 def test_migrations_are_numbered_and_named(label: str) -> None:
     folder = Path(apps.get_app_config(label).path) / "migrations"
     files = sorted(path.stem for path in folder.glob("[0-9]*.py"))

@@ -1,0 +1,13 @@
+"""The app of the outbox."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class OutboxConfig(AppConfig):
+    """The ground floor: everything above may put, and says at its own start who carries what."""
+
+    name = "visa.outbox"
+    label = "outbox"
+    verbose_name = _("outbox")
+    default_auto_field = "django.db.models.BigAutoField"
