@@ -63,6 +63,8 @@ class Step(StrEnum):
     DELETE = "delete"
     WAIT = "wait"  #: on the way; look again soon
     REST = "rest"  #: as wanted; look again later
+    FOLLOW = "follow"  #: what was wanted came about, and somebody else changed it since: the wish becomes what is
+    DISCARD = "discard"  #: delete a server that never became a machine, so that another can be made
     FAIL = "fail"  #: say why, and let the person choose
     MARK_GONE = "mark_gone"  #: it had a server and the cloud has none any more
     FORGET = "forget"  #: deletion is complete
@@ -153,30 +155,57 @@ class Pace:
 
 #: how long each sight may last while it is not what is wanted; after that the machine has failed, with a reason
 DEADLINES: dict[Seen, timedelta] = {
+    # Counted from when its turn came: waiting in line is no fault.
     Seen.ABSENT: timedelta(minutes=30),
     Seen.BUILDING: timedelta(minutes=15),
     Seen.BOOTING: timedelta(minutes=15),
     Seen.READY: timedelta(minutes=10),
     Seen.STOPPED: timedelta(minutes=10),
-    # What an operator did takes as long as it takes.
-    Seen.PAUSED: timedelta.max,
-    Seen.SHELVED: timedelta.max,
+    Seen.PAUSED: timedelta(minutes=10),
+    Seen.SHELVED: timedelta(minutes=30),
+    # A resize or a move of an operator's takes as long as it takes.
     Seen.RESIZING: timedelta.max,
-    Seen.FAILED: timedelta(0),
+    Seen.FAILED: timedelta.max,
     Seen.UNKNOWN: timedelta.max,
 }
 
+#: sights of a server that is off, and keeps its disk
+OFF = frozenset({Seen.STOPPED, Seen.PAUSED, Seen.SHELVED})
+#: sights of a server that runs
+ON = frozenset({Seen.BOOTING, Seen.READY})
+#: builds of one machine that may end in ERROR, and that may never end
+BUILDS = 3
+STUCK_BUILDS = 2
+
+
+def fulfilled(wanted: Wanted, seen: Seen) -> bool:
+    """Whether the wish has come about: from then on it follows what the cloud does."""
+    return (wanted is Wanted.RUNNING and seen is Seen.READY) or (wanted is Wanted.STOPPED and seen in OFF)
+
 
 def settled(wanted: Wanted, seen: Seen) -> bool:
-    """Whether the machine is as wanted, so that looking at it now and then is enough."""
-    return (wanted, seen) in {(Wanted.RUNNING, Seen.READY), (Wanted.STOPPED, Seen.STOPPED)} or seen is Seen.FAILED
+    """Whether looking at the machine now and then is enough."""
+    return fulfilled(wanted, seen) or (seen is Seen.FAILED and wanted is not Wanted.DELETED)
 
 
-def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboot: bool = False) -> Step:
+def decide(
+    wanted: Wanted,
+    seen: Seen,
+    *,
+    had_server: bool,
+    overdue: bool,
+    reboot: bool = False,
+    followed: bool = False,
+    was_ready: bool = False,
+    discarding: bool = False,
+    builds_left: bool = True,
+) -> Step:
     """The one next step.
 
     `had_server`: the cloud once showed a server for this machine. `overdue`: the current step has passed its deadline.
-    `reboot`: the person asked for one that has not been sent yet.
+    `reboot`: the person asked for one that has not been sent yet. `followed`: this wish came about once already.
+    `was_ready`: its desktop once answered, so that somebody's work may be on it. `discarding`: its server is being
+    deleted because it never became a machine; `builds_left`: another may be made then.
     """
     if seen is Seen.UNKNOWN:
         # Unreachable is not absent: never fail, create or delete on silence.
@@ -184,31 +213,47 @@ def decide(wanted: Wanted, seen: Seen, *, had_server: bool, overdue: bool, reboo
     if wanted is Wanted.DELETED:
         return Step.FORGET if seen is Seen.ABSENT else Step.DELETE
     if seen is Seen.ABSENT:
-        if had_server:
+        if had_server and not discarding:
             return Step.MARK_GONE
-        return Step.FAIL if overdue else Step.CREATE
+        return Step.FAIL if overdue or not builds_left else Step.CREATE
+    if discarding:
+        return Step.DISCARD
     if seen is Seen.FAILED:
-        return Step.FAIL
-    if wanted is Wanted.STOPPED:
-        if seen is Seen.STOPPED:
-            return Step.REST
-        if seen is Seen.BUILDING:
-            return Step.FAIL if overdue else Step.WAIT
-        return Step.FAIL if overdue else Step.STOP
-    if seen is Seen.STOPPED:
-        return Step.FAIL if overdue else Step.START
-    if reboot and seen in {Seen.BOOTING, Seen.READY}:
-        return Step.REBOOT
-    if seen is Seen.READY:
+        # Never by itself where somebody's work may be on it.
+        return Step.FAIL if was_ready else Step.DISCARD
+    if seen is Seen.RESIZING:
+        return Step.WAIT
+    if seen is Seen.BUILDING:
+        if not overdue:
+            return Step.WAIT
+        return Step.FAIL if was_ready else Step.DISCARD
+    if fulfilled(wanted, seen) and not (reboot and wanted is Wanted.RUNNING):
         return Step.REST
+    if followed and ((wanted is Wanted.RUNNING and seen in OFF) or (wanted is Wanted.STOPPED and seen in ON)):
+        return Step.FOLLOW
+    if wanted is Wanted.STOPPED:
+        return Step.FAIL if overdue else Step.STOP
+    if seen in OFF:
+        return Step.FAIL if overdue else Step.START
+    if reboot:
+        return Step.REBOOT
     return Step.FAIL if overdue else Step.WAIT
 
 
-def state_of(wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting: bool, deleted: bool = False) -> State:
+def state_of(
+    wanted: Wanted,
+    seen: Seen,
+    *,
+    failed: bool,
+    gone: bool,
+    rebooting: bool,
+    deleted: bool = False,
+    waiting: bool = False,
+) -> State:
     """The one word people see.
 
     `failed`: a step failed for good. `gone`: the server ended outside. `rebooting`: a reboot was asked for and the
-    desktop has not answered since. `deleted`: its deletion is proven.
+    desktop has not answered since. `deleted`: its deletion is proven. `waiting`: its turn to be made has not come.
     """
     if wanted is Wanted.DELETED:
         return State.DELETED if deleted else State.DELETING
@@ -216,10 +261,16 @@ def state_of(wanted: Wanted, seen: Seen, *, failed: bool, gone: bool, rebooting:
         return State.GONE
     if failed:
         return State.ERROR
+    if waiting:
+        return State.WAITING
+    if seen is Seen.RESIZING:
+        return State.RESIZING
     if wanted is Wanted.STOPPED:
-        return State.STOPPED if seen is Seen.STOPPED else State.STOPPING
+        return {Seen.STOPPED: State.STOPPED, Seen.PAUSED: State.PAUSED, Seen.SHELVED: State.SHELVED}.get(
+            seen, State.STOPPING
+        )
     if seen is Seen.READY:
         return State.REBOOTING if rebooting else State.ACTIVE
-    if seen in {Seen.BOOTING, Seen.STOPPED}:
+    if seen is Seen.BOOTING or seen in OFF:
         return State.REBOOTING if rebooting else State.STARTING
     return State.BUILDING

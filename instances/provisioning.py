@@ -171,9 +171,9 @@ def _step(cloud: Cloud, claim: Claim, sight: Sight) -> Outcome | None:
             words = _("The machine no longer exists: it was removed outside this platform.")
             changes = {**sighted, "gone": True, "reason_code": "gone", "reason": words}
             return Outcome(again_in=_later(), changes=changes, events=(*events, Event(kind="gone", text=words)))
-        case Step.FAIL:
+        case Step.FAIL | Step.DISCARD:
             return _fail(instance, sight, sighted, events)
-        case Step.REST:
+        case Step.REST | Step.FOLLOW:
             return Outcome(again_in=_later(), changes=sighted, events=tuple(events))
         case Step.WAIT:
             again = SOON if seen is not Seen.UNKNOWN else _backed_off(instance.failures)

@@ -89,7 +89,8 @@ def test_a_site_with_checkpoints_is_refused(
 
 
 def _with(settings: LazySettings, *, environment: str, checkpoints: str = "", quiet_seconds: int = 120) -> object:
-    before: Environment = settings.ENVIRONMENT
+    before = settings.ENVIRONMENT
+    assert isinstance(before, Environment)
     assert before.cloud is not None
     cloud = replace(before.cloud, environment=environment, quiet_seconds=quiet_seconds)
     return replace(before, cloud=cloud, tests=replace(before.tests, checkpoints=checkpoints))
