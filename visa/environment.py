@@ -196,6 +196,8 @@ class Environment:
 class _Reader:
     """Takes values out of a mapping and collects what is wrong with them."""
 
+    #: directory that takes the hourly heads of the audit trail; empty: they are only logged
+    audit_heads: str
     def __init__(self, mapping: Mapping[str, str]) -> None:
         self.mapping = mapping
         self.faults: list[str] = []
@@ -436,3 +438,4 @@ def read(mapping: Mapping[str, str]) -> Environment:
     if reader.faults:
         raise EnvironmentFaults(reader.faults)
     return environment
+        audit_heads=reader.text("VISA_AUDIT_HEADS", ""),

@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 import django_stubs_ext
+from celery.schedules import crontab
 
 from visa import environment
 
@@ -123,6 +124,12 @@ CELERY_BEAT_SCHEDULE = {
 
 # Without a mail server Django's own would be this host's: `visa.outbox.mail` sends nothing then.
 MAIL = ENVIRONMENT.mail
+    "seal-audit": {"task": "visa.audit.keep", "schedule": 10.0, "options": {"expires": 10.0}},
+    "verify-audit": {
+        "task": "visa.audit.verify",
+        "schedule": crontab(hour="3", minute="17"),
+        "options": {"expires": 3600.0},
+    },
 EMAIL_TIMEOUT = 10  # seconds for each exchange; `visa.outbox.sending.LEASE` holds six of them
 if MAIL is not None:
     EMAIL_HOST = MAIL.host
