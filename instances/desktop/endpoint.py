@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL: Final = "visa.desktop"
 TICKET_PREFIX: Final = "ticket."
 ASK_SECONDS: Final = 1.0
+#: a question that the database has not answered by then (a lock, a server that hangs) counts as not answered
+ANSWER_SECONDS: Final = 8.0
 #: grants that could not be asked about for so long are taken to be gone
 BLIND_SECONDS: Final = 30.0
 SEEN_SECONDS: Final = 10.0
@@ -152,7 +154,10 @@ async def _note_end(admission: grants.Pass, cause: str) -> None:
 
 
 async def _ask(question: Callable[..., T], *arguments: object) -> T:
-    """Asks the database in a thread of its own, so that one slow question does not hold up the others."""
+    """Asks the database in a thread of its own, so that one slow question does not hold up the others.
+
+    Raises `DatabaseError` where there is no answer within `ANSWER_SECONDS`: whoever waits for a desktop is told then.
+    """
 
     def ask() -> T:
         close_old_connections()
@@ -161,7 +166,11 @@ async def _ask(question: Callable[..., T], *arguments: object) -> T:
         finally:
             close_old_connections()
 
-    return await sync_to_async(ask, thread_sensitive=False)()
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await sync_to_async(ask, thread_sensitive=False)()
+    except TimeoutError as error:
+        raise DatabaseError(f"no answer within {ANSWER_SECONDS:.0f} s") from error
 
 
 @lru_cache(maxsize=4)

@@ -425,6 +425,29 @@ async def deaf_database(name: str) -> AsyncIterator[None]:
         await asyncio.to_thread(allow, True)
 
 
+async def test_a_database_that_does_not_answer_holds_nobody_up_for_ever(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "ANSWER_SECONDS", 1.0)
+    async with quiet_desktop(desk) as (port, machine):
+        ticket = await desk.ticket()
+        async with locked_person(desk), asyncio.timeout(10):
+            assert await code_of(port, desk, ticket) == 1013
+        assert machine.connections == 0
+
+        assert await code_of(port, desk, await desk.ticket()) is None
+
+
+@contextlib.asynccontextmanager
+async def locked_person(desk: Desk) -> AsyncIterator[None]:
+    """The owner's row, on which somebody sits who does not end the transaction."""
+    facts = main_connection.settings_dict
+    where = f"host={facts['HOST']} port={facts['PORT']} user={facts['USER']} dbname={facts['NAME']}"
+    async with await psycopg.AsyncConnection.connect(where) as sitting:
+        await sitting.execute("SELECT 1 FROM accounts_user WHERE id = %s FOR UPDATE", [desk.owner.pk])
+        yield
+
+
 async def test_a_connection_is_noted_from_its_beginning_to_its_end(desk: Desk) -> None:
     async with quiet_desktop(desk) as (port, machine):
         async with connect(port, desk, await desk.ticket()):

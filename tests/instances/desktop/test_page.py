@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from django.conf import settings
@@ -30,6 +31,13 @@ PIXEL = """([x, y]) => {
     if (!canvas || canvas.width < 300) return null;
     return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data].slice(0, 3);
 }"""
+
+#: keeps what the page says, and how many ms after it was opened: a sentence may stand for a quarter of a second only
+SAID = """new MutationObserver(() => {
+    const text = document.querySelector("#said")?.textContent;
+    const said = JSON.parse(sessionStorage.said ?? "[]");
+    if (text && said.at(-1)?.[0] !== text) sessionStorage.said = JSON.stringify([...said, [text, performance.now()]]);
+}).observe(document, { childList: true, subtree: true, characterData: true });"""
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +62,12 @@ def _cookie(desk: Desk) -> str:
 
 @contextlib.asynccontextmanager
 async def opened(
-    desk: Desk, machine: VncMachine, web: WebProcess, *, width: int = 1280, port: int = 0
+    desk: Desk, machine: VncMachine, web: WebProcess, *, width: int = 1280, port: int = 0, waits: bool = True
 ) -> AsyncIterator[Page]:
-    """The page of the machine's desktop, its owner signed in; errors of scripts and of the policy end the test."""
+    """The page of the machine's desktop, its owner signed in; errors of scripts and of the policy end the test.
+
+    Not `waits`: it is handed out as soon as its text is there, whatever else it asks for.
+    """
     await desk.stands_at(machine.port, machine.secret)
     cookie = await in_database(_cookie, desk)
     trouble: list[str] = []
@@ -77,6 +88,7 @@ async def opened(
             [{"name": settings.SESSION_COOKIE_NAME, "value": cookie, "domain": "testserver", "path": "/"}]
         )
         page = await context.new_page()
+        await page.add_init_script(SAID)
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on(
             "console",
@@ -87,7 +99,8 @@ async def opened(
                 else None
             ),
         )
-        await page.goto(f"http://testserver/machines/{desk.instance_id}/desktop/")
+        until: Literal["load", "commit"] = "load" if waits else "commit"
+        await page.goto(f"http://testserver/machines/{desk.instance_id}/desktop/", wait_until=until)
         yield page
         await browser.close()
     assert trouble == []
@@ -280,6 +293,82 @@ async def test_the_picture_is_softened_on_a_slow_line_and_sharp_again_after(
         await expect(page.locator(state)).to_have_text("Picture: sharp", timeout=40_000)
         await page.get_by_label("Picture quality").select_option("2")
         await expect(page.locator(state)).to_have_text("Picture: as you chose")
+
+
+@contextlib.asynccontextmanager
+async def swallowing_line(port: int, request: bytes, *, opened: bool) -> AsyncIterator[int]:
+    """A line on which the first such request of a browser is never answered, or (`opened`) by the head alone."""
+    left = 1
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        is_silent = False
+
+        async def up() -> None:
+            nonlocal left, is_silent
+            while data := await reader.read(65536):
+                if left and re.match(request, data):
+                    left, is_silent = left - 1, True
+                if opened or not is_silent:
+                    far_writer.write(data)
+
+        async def down() -> None:
+            said = b""
+            while data := await far_reader.read(65536):
+                if not is_silent:
+                    writer.write(data)
+                elif b"\r\n\r\n" not in said:
+                    said += data
+                    head, end, _ = said.partition(b"\r\n\r\n")
+                    if end:
+                        writer.write(head + end)
+            if is_silent:  # the platform gives an idle connection up, and not even that is told
+                await asyncio.Event().wait()
+
+        jobs = [asyncio.create_task(up()), asyncio.create_task(down())]
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        far_writer.transport.abort()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+    assert left == 0, "nothing was swallowed"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "answered", "sentence"),
+    [
+        (b"POST /api/v1/", False, "The platform cannot answer right now"),
+        (b"POST /api/v1/", True, "The platform cannot answer right now"),
+        (b"GET /ws/", False, "The desktop does not answer yet"),
+        (b"GET /ws/", True, "The desktop does not answer yet"),
+        (b"GET /static/novnc/core/rfb.", False, "The platform cannot answer right now"),
+        (rb"GET /static/visa/desktop[.\w]*[.]js ", False, "This takes longer than it should"),
+    ],
+    ids=["ticket", "ticket-half", "websocket", "gateway", "viewer", "script"],
+)
+async def test_whatever_is_never_answered_the_page_says_so_and_tries_again(
+    desk: Desk, machine: VncMachine, web: WebProcess, request_line: bytes, answered: bool, sentence: str
+) -> None:
+    async with (
+        swallowing_line(web.port, request_line, opened=answered) as port,
+        opened(desk, machine, web, port=port, waits=False) as page,
+    ):
+        late = page.locator(".late")
+        if "longer" in sentence:  # without its script a page does nothing by itself
+            await comes_true(page, "document.styleSheets.length === 1")
+            await expect(late).to_be_hidden()
+            await expect(late).to_be_visible(timeout=40_000)
+            await expect(late).to_contain_text(sentence)
+            await page.reload()
+        await connected(page)
+        await expect(late).to_be_hidden()
+        said = await page.evaluate("JSON.parse(sessionStorage.said)")
+        assert [one for one, after in said if one.startswith(sentence) and after < 20_000] or "longer" in sentence, said
 
 
 def _stop(desk: Desk) -> None:

@@ -1,9 +1,8 @@
 /* The desktop page: asks for a one-use ticket, opens the websocket, hands it to noVNC, adapts the picture to the line,
    and connects again by itself. What the machine sends is shown as pixels or as text, never as HTML. */
 
-import RFB from "../novnc/core/rfb.js";
-
 const say = document.body.dataset;
+document.body.classList.add("running");
 const part = (id) => document.getElementById(id);
 
 /* A WebSocket as noVNC sees one. Text messages are the quality marks that come back; noVNC knows binary ones only. */
@@ -52,6 +51,11 @@ class Line {
 
   close() {
     this.socket.close();
+  }
+
+  /** Counts as closed from now on: the other side may never say so. */
+  end() {
+    this.onclose?.({ code: 1006, reason: "" });
   }
 }
 
@@ -166,6 +170,9 @@ const quality = new Quality((state) => {
 /* The connection */
 
 const WAITS = [500, 1000, 2000, 4000, 8000, 15000]; // ms; each spread out, since many pages lose one server at once
+const ANSWER = 10000; // ms for an answer of the platform, whole
+const OPEN = 12000; // ms from the ticket to pixels: the gateway gives the machine 10 s of them
+let RFB = null;
 let rfb = null;
 let tries = 0;
 let badTickets = 0;
@@ -185,12 +192,32 @@ function stop(sentence, ways = {}) {
   veil(sentence, ways);
 }
 
-function again(sentence) {
+function again(sentence, next = connect) {
   veil(navigator.onLine ? sentence : say.sayOffline, { retry: true });
   const wait = WAITS[Math.min(tries, WAITS.length - 1)];
   tries += 1;
   clearTimeout(timer);
-  timer = setTimeout(connect, wait * (0.5 + Math.random()));
+  timer = setTimeout(next, wait * (0.5 + Math.random()));
+}
+
+/** noVNC's modules are many files. Whether they are here; where one does not come, the page has said so. */
+async function parts() {
+  if (RFB) return true;
+  try {
+    const late = new Promise((_, fail) => setTimeout(fail, ANSWER));
+    RFB = (await Promise.race([import("../novnc/core/rfb.js"), late])).default;
+    return true;
+  } catch {
+    tries = Math.max(tries, 2); // a page that is loaded anew begins to count anew
+    again(say.sayBusy, anew);
+    return false;
+  }
+}
+
+/** Loads the page again, which asks for its parts again, as soon as there is somebody to answer. */
+async function anew() {
+  if (await record()) location.reload();
+  else again(say.sayBusy, anew);
 }
 
 /** A one-use ticket for this desktop; null where the page has said why there is none. */
@@ -204,13 +231,13 @@ async function ticket() {
         Accept: "application/json",
         "X-CSRFToken": document.querySelector("[name=csrfmiddlewaretoken]").value,
       },
-      signal: AbortSignal.timeout(15000),
+      signal: AbortSignal.timeout(ANSWER),
     });
+    if (answer.ok) return await answer.json();
   } catch {
     again(say.sayBusy);
     return null;
   }
-  if (answer.ok) return answer.json();
   const refusal = await answer.json().catch(() => ({}));
   if (answer.status === 401 || answer.status === 403) {
     stop(say.saySignedOut, { signIn: true, wayOut: answer.status === 403 ? refusal.message : "" });
@@ -230,6 +257,7 @@ async function connect() {
   clearTimeout(timer);
   if (rfb) return;
   veil(tries ? say.sayAgain : say.sayConnecting);
+  if (!(await parts())) return;
   const pass = await ticket();
   if (!pass || rfb) return;
   const address = new URL(pass.path, location.href);
@@ -237,11 +265,20 @@ async function connect() {
   const socket = new WebSocket(address, ["visa.desktop", `ticket.${pass.ticket}`]);
   const line = new Line(socket, (mark) => quality.heard(mark));
   part("screen").replaceChildren();
-  rfb = new RFB(part("screen"), line, { shared: true });
+  const mine = (rfb = new RFB(part("screen"), line, { shared: true }));
+  // A gateway that takes the connection and says nothing would be waited for without end: noVNC has no time limit.
+  const late = setTimeout(() => {
+    rfb = null;
+    mine.disconnect();
+    line.end();
+    again(say.saySilent);
+  }, OPEN);
   rfb.background = "transparent";
   rfb.resizeSession = false;
   fit(part("fit").getAttribute("aria-pressed") === "true");
   rfb.addEventListener("connect", () => {
+    if (rfb !== mine) return;
+    clearTimeout(late);
     tries = badTickets = 0;
     part("veil").hidden = true;
     part("said").textContent = say.sayConnected;
@@ -249,6 +286,8 @@ async function connect() {
     if (!part("bar").contains(document.activeElement) && part("clipboard").hidden) rfb.focus();
   });
   rfb.addEventListener("disconnect", () => {
+    clearTimeout(late);
+    if (rfb !== mine) return;
     rfb = null;
     quality.end();
     ended(line.code);
@@ -277,6 +316,7 @@ async function record() {
   try {
     const answer = await fetch(new URL("../", new URL(say.ticketsUrl, location.href)), {
       headers: { Accept: "application/json" },
+      signal: AbortSignal.timeout(ANSWER),
     });
     return { status: answer.status, machine: answer.ok ? await answer.json() : null };
   } catch {
