@@ -144,6 +144,18 @@ class Pace:
     sweep_age: timedelta = timedelta(minutes=10)
     sweep_apart: timedelta = timedelta(minutes=5)
 
+    #: what the deadlines of the sights are multiplied by
+    deadlines: float = 1.0
+
+    def deadline(self, seen: "Seen") -> timedelta:
+        """How long this sight may last while it is not what is wanted."""
+        usual = DEADLINES[seen]
+        return usual if usual == timedelta.max else usual * self.deadlines
+
+    def on_its_way(self, age: timedelta) -> timedelta:
+        """When to look again at what began `age` ago: soon at first, then after as long as it took so far."""
+        return min(max(age, self.soon), self.meanwhile)
+
     def scaled(self, factor: float) -> "Pace":
         """The same times, each multiplied by `factor`."""
 

@@ -82,7 +82,16 @@ class Instance(models.Model):
     port_id = models.CharField(max_length=100, null=True, unique=True)  # noqa: DJ001 - unique where there is one
     port_intent_at = models.DateTimeField(null=True)
     #: builds that ended in ERROR or never ended, and were deleted to be tried again
-    builds_lost = models.PositiveSmallIntegerField(default=0)
+    builds_lost = models.PositiveSmallIntegerField(default=0, db_default=0)
+    #: since when its server is being deleted because it never became a machine
+    discarding_since = models.DateTimeField(null=True)
+    #: since when the desktop of a running machine does not answer
+    silent_since = models.DateTimeField(null=True)
+    #: when an alarm was raised about what it is stuck in
+    alarmed_at = models.DateTimeField(null=True)
+    #: the size and the host the cloud last named: another word tells of a resize or a move
+    cloud_flavour = models.CharField(max_length=255, blank=True, default="", db_default="")
+    cloud_host = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     attempt = models.PositiveIntegerField(default=0)
     intent_at = models.DateTimeField(null=True)
@@ -119,7 +128,12 @@ class Instance(models.Model):
             models.CheckConstraint(condition=Q(seen__in=[one.value for one in Seen]), name="instance_seen_known"),
             models.CheckConstraint(condition=Q(state__in=[one.value for one in State]), name="instance_state_known"),
         ]
-        indexes = [models.Index(fields=["due_at"], condition=Q(deleted_at=None), name="instance_due")]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(deleted_at=None), name="instance_due"),
+            # the line, and those whose turn it is: few rows of many
+            models.Index(fields=["due_at"], condition=Q(state="waiting"), name="instance_waiting"),
+            models.Index(fields=["owner"], condition=Q(admitted_at__isnull=False), name="instance_admitted"),
+        ]
 
     @override
     def __str__(self) -> str:
@@ -152,6 +166,9 @@ class Watch(models.Model):
     changes_at = models.DateTimeField(null=True)
     full_at = models.DateTimeField(null=True)
     due_at = models.DateTimeField(null=True)
+    #: when the desktops of machines that boot, and of those that are ready, are to be asked for their greeting
+    booting_due_at = models.DateTimeField(null=True)
+    ready_due_at = models.DateTimeField(null=True)
 
 
 class Sighting(models.Model):
