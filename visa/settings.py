@@ -111,25 +111,35 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {"instances.*": {"queue": "cloud"}}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 300, "socket_connect_timeout": 2, "socket_timeout": 5}
-# A web request never waits for a broker that is away: the row is the promise, the nudge only makes it faster.
+# Nobody waits for a broker that is away or hangs: the row is the promise, the nudge only makes it faster.
+_BROKER_SECONDS = 2.0 if ENVIRONMENT.process is environment.Process.WORKER else 0.5
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 300,
+    "socket_connect_timeout": _BROKER_SECONDS,
+    "socket_timeout": _BROKER_SECONDS,
+    # one attempt: without a number kombu goes on until it succeeds
+    "max_retries": 0,
+}
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULE = {
     "end-overdue-sessions": {"task": "visa.accounts.end_overdue", "schedule": 60.0, "options": {"expires": 60.0}},
-    "advance-due": {"task": "instances.advance_due", "schedule": 5.0, "options": {"expires": 5.0}},
-    "send-due": {"task": "visa.outbox.send_due", "schedule": 15.0, "options": {"expires": 15.0}},
-    "forget-sent": {"task": "visa.outbox.forget_old", "schedule": 3600.0, "options": {"expires": 600.0}},
-}
-
-# Without a mail server Django's own would be this host's: `visa.outbox.mail` sends nothing then.
-MAIL = ENVIRONMENT.mail
     "seal-audit": {"task": "visa.audit.keep", "schedule": 10.0, "options": {"expires": 10.0}},
     "verify-audit": {
         "task": "visa.audit.verify",
         "schedule": crontab(hour="3", minute="17"),
         "options": {"expires": 3600.0},
     },
+    "advance-due": {"task": "instances.advance_due", "schedule": 5.0, "options": {"expires": 5.0}},
+    # Asks whether it is time; the last sweep's row and a lock decide that, for workers and reconcilers together.
+    "sweep": {"task": "instances.sweep", "schedule": 15.0, "options": {"expires": 15.0}},
+    "compare-allowances": {"task": "instances.compare_allowances", "schedule": 60.0, "options": {"expires": 60.0}},
+    "send-due": {"task": "visa.outbox.send_due", "schedule": 15.0, "options": {"expires": 15.0}},
+    "forget-sent": {"task": "visa.outbox.forget_old", "schedule": 3600.0, "options": {"expires": 600.0}},
+}
+
+# Without a mail server Django's own would be this host's: `visa.outbox.mail` sends nothing then.
+MAIL = ENVIRONMENT.mail
 EMAIL_TIMEOUT = 10  # seconds for each exchange; `visa.outbox.sending.LEASE` holds six of them
 if MAIL is not None:
     EMAIL_HOST = MAIL.host

@@ -4,7 +4,11 @@ A platform of its own, because its processes are stopped and killed here.
 """
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Iterator
+from urllib.parse import urljoin
 
 import pytest
 
@@ -54,6 +58,36 @@ def test_a_launch_reaches_its_desktop_and_its_end_with_either_driver_stopped(
 
     if "Redis" in stopped:
         platform.start_redis()
+    restart(platform)
+
+
+def test_a_redis_that_hangs_holds_no_launch_up(platform: DemoPlatform) -> None:
+    visitor, link = demo_check.Visitor(platform.url), f"/launch/{DATASET.doi}"
+    page = demo_check.sign_in(visitor, demo_check.PERSON, back_to=link)
+    form = demo_check.form_of(page, lambda form: "launch" in urljoin(page.url, form.action), "launch")
+    os.kill(platform.running["Redis"].pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        answer = visitor.send(page, form)
+        lasted = time.monotonic() - begun
+        machine = answer.url.rstrip("/").rpartition("/")[2]
+
+        # asked for and its page shown
+        assert lasted < 2
+        demo_check.until_active(visitor, machine, PATIENCE)
+    finally:
+        os.kill(platform.running["Redis"].pid, signal.SIGCONT)
+    demo_check.all_gone(visitor, machine, PATIENCE)
+
+
+def test_a_worker_goes_on_by_itself_after_redis_was_lost(platform: DemoPlatform) -> None:
+    platform.running["reconciler"].stop()
+    platform.running["Redis"].kill()
+    platform.start_redis()
+
+    visitor, machine = launched(platform)
+    demo_check.until_active(visitor, machine, PATIENCE)
+    demo_check.all_gone(visitor, machine, PATIENCE)
     restart(platform)
 
 
