@@ -321,10 +321,10 @@ def main() -> None:
         with running(facts) as (port, pid):
             bare_figures = measure(port, pid, "/bare", seconds=options.seconds, keys=options.keys)
             gateway = measure(port, pid, "/gateway", seconds=options.seconds, keys=options.keys)
-    print(f"{'':14}{'bare relay':>12}{'gateway':>12}{'ratio':>8}")  # noqa: T201
+    print(f"{'':14}{'bare relay':>12}{'gateway':>12}{'ratio':>8}")
     for name, unit in (("throughput", "MB/s"), ("work", "ms"), ("p50", "us"), ("p95", "us"), ("memory", "KiB")):
         one, other = getattr(bare_figures, name), getattr(gateway, name)
-        print(f"{name + ' ' + unit:14}{one:12.0f}{other:12.0f}{other / max(one, 1e-9):8.2f}")  # noqa: T201
+        print(f"{name + ' ' + unit:14}{one:12.0f}{other:12.0f}{other / max(one, 1e-9):8.2f}")
 
 
 if __name__ == "__main__":
