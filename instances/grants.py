@@ -22,6 +22,8 @@ from instances import credentials
 from instances.lifecycle import Seen, Wanted
 from instances.models import AccessGrant, Connection, DesktopTicket
 from visa.accounts.models import User
+from visa.audit import trail
+from visa.audit.trail import Deed
 
 #: the longest a desktop may stay open under one grant
 GRANT_LIFE = timedelta(hours=12)
@@ -72,6 +74,13 @@ def issue(instance_id: UUID, person: User, *, session_key: str) -> Ticket:
             grant = AccessGrant.objects.create(
                 instance_id=instance_id, person=person, session_hash=session_hash, ends_at=timezone.now() + GRANT_LIFE
             )
+            trail.record(
+                "grant.issue",
+                kind="instance",
+                object_id=instance_id,
+                actor=person.public_id,
+                detail={"grant": str(grant.id), "role": grant.role},
+            )
         token = secrets.token_urlsafe(32)
         DesktopTicket.objects.filter(expires_at__lt=Now()).delete()
         DesktopTicket.objects.create(ticket_hash=hash_of(token), grant=grant, expires_at=Now() + DesktopTicket.LIFE)
@@ -102,13 +111,21 @@ def redeem(token: str, instance_id: UUID) -> Pass | None:
         raise NotThere from error
     with transaction.atomic():
         # One at a time per machine and person, so that the caps hold under any concurrency.
-        User.objects.select_for_update().filter(id=grant.person_id).first()
+        person = User.objects.select_for_update().get(id=grant.person_id)
         open_now = Connection.objects.filter(closed_at=None, seen_at__gt=Now() - SILENT)
         if open_now.filter(grant__person_id=grant.person_id).count() >= PER_PERSON:
             raise TooMany
         if open_now.filter(grant__instance_id=instance.id).count() >= PER_MACHINE:
             raise TooMany
         connection = Connection.objects.create(grant=grant, seen_at=timezone.now())
+        # Before the first byte: who watches is written down, or does not watch.
+        trail.record(
+            "desktop.open",
+            kind="instance",
+            object_id=instance.id,
+            actor=person.public_id,
+            detail={"connection": str(connection.id), "grant": str(grant.id), "role": grant.role},
+        )
     return Pass(
         grant_id=grant.id,
         epoch=grant.epoch,
@@ -135,7 +152,19 @@ def seen(connection_ids: Collection[UUID]) -> None:
 
 def closed(connection_id: UUID, cause: str) -> None:
     """Notes the end of a connection."""
-    Connection.objects.filter(id=connection_id, closed_at=None).update(closed_at=Now(), cause=cause[:40])
+    with transaction.atomic():
+        ended = Connection.objects.filter(id=connection_id, closed_at=None).update(closed_at=Now(), cause=cause[:40])
+        if not ended:
+            return
+        row = Connection.objects.select_related("grant__person").get(id=connection_id)
+        trail.record(
+            "desktop.close",
+            kind="instance",
+            object_id=row.grant.instance_id,
+            actor=row.grant.person.public_id,
+            reason=cause,
+            detail={"connection": str(connection_id), "grant": str(row.grant_id)},
+        )
 
 
 def revoke_machine(instance_id: UUID, *, cause: str) -> int:
@@ -164,4 +193,25 @@ def _live() -> QuerySet[AccessGrant]:
 
 
 def _revoke(grants: QuerySet[AccessGrant], cause: str) -> int:
-    return grants.filter(revoked_at=None).update(revoked_at=Now(), cause=cause, epoch=F("epoch") + 1)
+    with transaction.atomic():
+        living = grants.filter(revoked_at=None).select_for_update(of=("self",)).select_related("person")
+        rows = list(living.order_by("id"))
+        if not rows:
+            return 0
+        AccessGrant.objects.filter(id__in=[row.id for row in rows]).update(
+            revoked_at=Now(), cause=cause, epoch=F("epoch") + 1
+        )
+        trail.record_all(
+            [
+                Deed(
+                    action="grant.revoke",
+                    kind="instance",
+                    object_id=row.instance_id,
+                    on_behalf_of=row.person.public_id,
+                    reason=cause,
+                    detail={"grant": str(row.id)},
+                )
+                for row in rows
+            ]
+        )
+        return len(rows)

@@ -21,9 +21,8 @@ from instances.lifecycle import Seen, Wanted, state_of
 from instances.models import Image, Instance, InstanceEvent
 from quotas.models import Flavour
 from visa.accounts.models import User
-
-#: how long a claim holds; all calls of one claim share half of it
-LEASE = timedelta(seconds=60)
+from visa.audit import trail
+from visa.audit.trail import Deed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +195,16 @@ def _restate(instance: Instance) -> bool:
 def _tell(instance: Instance, events: Sequence[Event], *, by: User | None = None) -> None:
     now = timezone.now()
     InstanceEvent.objects.bulk_create(
-        InstanceEvent(instance=instance, at=now, kind=event.kind, text=event.text[:300], by=by) for event in events
+        InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by) for event in events
+    )
+    # A state that changed without an event is a transition all the same.
+    kinds = [event.kind for event in events] or [f"state.{instance.state}"]
+    detail = {"state": instance.state, "owner": str(instance.owner.public_id)}
+    actor = by.public_id if by else ""
+    trail.record_all(
+        [
+            Deed(action=f"instance.{kind}", kind="instance", object_id=instance.id, actor=actor, detail=detail)
+            for kind in kinds
+        ]
     )
     transaction.on_commit(partial(announce, instance.id, instance.owner.public_id))
