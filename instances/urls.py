@@ -8,9 +8,10 @@ from django.conf import settings
 from django.urls import path
 
 from instances import api
+from instances import guest as machines_door
 from instances.consumers import InstanceFeedConsumer
 from instances.desktop.endpoint import desktop
-from instances.views import data, guide, home, language, machine, style
+from instances.views import data, guide, home, language, machine, reconciliation, style
 
 app_name = "instances"
 
@@ -29,6 +30,8 @@ urlpatterns = [
     path("launch/<path:doi>", data.launch, name="dataset-launch"),
     path("search/", data.search, name="dataset-search"),
     path("experiments/", data.experiments, name="experiment-list"),
+    path("machines/reconciliation/", reconciliation.show, name="reconciliation"),
+    path("machines/reconciliation/<int:hold_id>/release/", reconciliation.release, name="reconciliation-release"),
     path("machines/<uuid:instance_id>/", machine.detail, name="instance-detail"),
     path("machines/<uuid:instance_id>/progress/", machine.progress, name="instance-progress"),
     path("machines/<uuid:instance_id>/start/", machine.start, name="instance-start"),
@@ -48,6 +51,8 @@ api_urlpatterns = [
     path("instances/<uuid:instance_id>/stop/", api.StopView.as_view(), name="instance-stop"),
     path("instances/<uuid:instance_id>/reboot/", api.RebootView.as_view(), name="instance-reboot"),
     path("instances/<uuid:instance_id>/tickets/", api.TicketsView.as_view(), name="instance-tickets"),
+    path("guest/<uuid:instance_id>/secrets/", machines_door.SecretsView.as_view(), name="guest-secrets"),
+    path("guest/<uuid:instance_id>/reports/", machines_door.ReportsView.as_view(), name="guest-reports"),
 ]
 
 # Channels routes ASGI applications by Django's own `path`. The desktop reads no cookie: a ticket opens it, and it

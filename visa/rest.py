@@ -33,16 +33,17 @@ class BodyTooLarge(APIException):
 
 
 class JSONBodyParser(BaseParser):
-    """JSON (RFC 8259) in UTF-8: at most `DATA_UPLOAD_MAX_MEMORY_SIZE` bytes and `DEEPEST` levels.
+    """JSON (RFC 8259) in UTF-8: at most `longest` bytes (else `DATA_UPLOAD_MAX_MEMORY_SIZE`) and `DEEPEST` levels.
 
     REST framework's own reads whatever comes, and ends in a RecursionError for brackets in brackets.
     """
 
     media_type = "application/json"
+    longest: int | None = None
 
     @override
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        longest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0
+        longest = self.longest or settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0
         body = stream.read(longest + 1)
         if len(body) > longest:
             raise BodyTooLarge
@@ -141,6 +142,7 @@ _REFUSALS = {
     413: "The body is longer than we read.",
     415: "The body is not JSON.",
     422: "The key was used for another wish.",
+    429: "Too often; wait a minute.",
     503: "Something we need does not answer, or is not set up; trying again later is the way out.",
 }
 #: what any address may answer: whoever asks is looked at first
