@@ -24,6 +24,9 @@ from visa.accounts.models import User
 from visa.audit import trail
 from visa.audit.trail import Deed
 
+#: how long a claim holds; all calls of one claim share half of it
+LEASE = timedelta(seconds=60)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -195,7 +198,7 @@ def _restate(instance: Instance) -> bool:
 def _tell(instance: Instance, events: Sequence[Event], *, by: User | None = None) -> None:
     now = timezone.now()
     InstanceEvent.objects.bulk_create(
-        InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by) for event in events
+        InstanceEvent(instance=instance, at=now, kind=event.kind, text=event.text[:300], by=by) for event in events
     )
     # A state that changed without an event is a transition all the same.
     kinds = [event.kind for event in events] or [f"state.{instance.state}"]

@@ -188,6 +188,8 @@ class Environment:
     roles: Roles
     cloud: Cloud | None
     data: Data
+    #: directory that takes the hourly heads of the audit trail; empty: they are only logged
+    audit_heads: str
     #: None where no mail is sent: the site has no mail server, or this process sends none
     mail: Mail | None = None
     tests: Tests
@@ -196,8 +198,6 @@ class Environment:
 class _Reader:
     """Takes values out of a mapping and collects what is wrong with them."""
 
-    #: directory that takes the hourly heads of the audit trail; empty: they are only logged
-    audit_heads: str
     def __init__(self, mapping: Mapping[str, str]) -> None:
         self.mapping = mapping
         self.faults: list[str] = []
@@ -433,9 +433,9 @@ def read(mapping: Mapping[str, str]) -> Environment:
             cvmfs_proxy=reader.text("VISA_CVMFS_PROXY", ""),
             cvmfs_quota_mb=reader.number("VISA_CVMFS_QUOTA_MB", 4000, low=100),
         ),
+        audit_heads=reader.text("VISA_AUDIT_HEADS", ""),
         tests=_tests(reader),
     )
     if reader.faults:
         raise EnvironmentFaults(reader.faults)
     return environment
-        audit_heads=reader.text("VISA_AUDIT_HEADS", ""),
