@@ -2,7 +2,7 @@
 """Puts into this OpenStack what the platform expects to find in one.
 
     seed.py catalog            service users, services and endpoints
-    seed.py project IMAGE      project, user, network, flavours, image; prints the application credential's id
+    seed.py project IMAGE      project, user, networks, flavours, image; prints the application credential's id
 
 Every step looks before it creates, so both can run again at any time. The administrator's credential comes from the
 OS_* variables. Runs with the system's Python and Debian's openstacksdk, which `up` installs.
@@ -18,6 +18,7 @@ PASSWORD = os.environ["OS_PASSWORD"]
 ADDRESS = os.environ["VISA_ADDRESS"]
 SUBNET = os.environ["VISA_SUBNET"]
 GATEWAY = os.environ["VISA_GATEWAY"]
+OWN_SUBNET = "10.78.0.0/20"
 
 SERVICES = {  # user: (service type, URL)
     "glance": ("image", f"http://{ADDRESS}:9292"),
@@ -33,7 +34,7 @@ FLAVOURS = {  # name: (vCPUs, MiB, GiB, extra specs)
 #: what may come in, and only from the host, where the gateway runs
 OPEN_PORTS = {("icmp", None), ("tcp", 5901)}
 #: what the platform's credential may call: what instances/cloud/openstack.py calls, and nothing that could change an
-#: image, a network, a volume or another credential
+#: image, a network, a volume or another credential. With volumes: GET /v3/volumes/detail, DELETE /v3/volumes/* as well.
 ACCESS_RULES = [
     ("compute", "GET", "/v2.1/servers"),
     ("compute", "GET", "/v2.1/servers/**"),
@@ -46,6 +47,10 @@ ACCESS_RULES = [
     ("image", "GET", "/v2/images/*"),
     ("network", "GET", "/v2.0/networks"),
     ("network", "GET", "/v2.0/networks/*"),
+    ("network", "GET", "/v2.0/ports"),
+    ("network", "GET", "/v2.0/ports/*"),
+    ("network", "POST", "/v2.0/ports"),
+    ("network", "DELETE", "/v2.0/ports/*"),
 ]
 
 cloud = openstack.connect()
@@ -72,12 +77,22 @@ def catalog():
             cloud.identity.create_endpoint(service_id=service.id, interface=interface, url=url, region_id="RegionOne")
 
 
-def network():
+def networks(project):
+    """`visa`, which is somebody else's and shared, as a site's provider network is; and `visa-own`, the project's."""
     found = cloud.network.find_network("visa") or cloud.network.create_network(
         name="visa", is_shared=True, provider_network_type="flat", provider_physical_network="visa"
     )
     if not cloud.network.find_subnet("visa"):
         cloud.network.create_subnet(name="visa", network_id=found.id, ip_version=4, cidr=SUBNET, gateway_ip=GATEWAY)
+    # There the project may choose its ports' addresses. It leads nowhere, so that no guest needs a second way out.
+    own = cloud.network.find_network("visa-own") or cloud.network.create_network(
+        name="visa-own", project_id=project.id, provider_network_type="local"
+    )
+    if not cloud.network.find_subnet("visa-own"):
+        cloud.network.create_subnet(
+            name="visa-own", network_id=own.id, project_id=project.id, ip_version=4, cidr=OWN_SUBNET,
+            gateway_ip=None, is_dhcp_enabled=False,
+        )  # fmt: skip
 
 
 def flavours():
@@ -143,7 +158,7 @@ def credential():
 
 def project(path):
     visa = user("visa", "visa", ["member"])
-    network()
+    networks(visa)
     flavours()
     image(Path(path))
     doors(visa)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from typing_extensions import override
@@ -50,8 +50,8 @@ class _Machine:
     arriving: ServerStatus | None
     changed_at: datetime
 
-    def becomes(self, status: ServerStatus, **changes: object) -> None:
-        self.server = replace(self.server, status=status, **changes)  # type: ignore[arg-type] - fields by name
+    def becomes(self, status: ServerStatus, **changes: Any) -> None:
+        self.server = replace(self.server, status=status, **changes)
         self.changed_at = datetime.now(UTC)
         self.arriving = None
 
@@ -282,7 +282,7 @@ class MemoryCloud(Cloud):
             for machine in [one for one in self._machines.values() if one.server.deleting]:
                 self.of_environment(machine.environment).delete(machine.server.id)
 
-    def _behind_our_back(self, server_id: str, status: ServerStatus, **changes: object) -> None:
+    def _behind_our_back(self, server_id: str, status: ServerStatus, **changes: Any) -> None:
         with self._lock:
             self._machine(server_id).becomes(status, **changes)
 

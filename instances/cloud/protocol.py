@@ -53,8 +53,8 @@ class Desktop:
 class Server:
     """A server as last seen. `desktop` is None until it has an address. `fault` is the cloud's own sentence.
 
-    `flavour` is the cloud's name of its size; `host` an opaque word that changes when it moves; `deleting` says that its
-    deletion is under way. `serial` is what it was created with (`ServerSpec.serial`), 0 where it carries none.
+    `flavour` is the cloud's name of its size; `host` an opaque word that changes when it moves; `deleting` says that
+    its deletion is under way. `serial` is what it was created with (`ServerSpec.serial`), 0 where it carries none.
     """
 
     id: str
@@ -98,9 +98,9 @@ class ServerSpec:
     """What to create. `image` and `flavour` are the cloud's own names, resolved from our tables by the caller.
 
     `vcpus`, `memory_mib`, `disk_gib` and `gpus` say what the flavour is meant to hold: a cloud without flavours of
-    its own counts them. `user_data` is the cloud-init document (at most 49,149 bytes). `port_id` names the port made for
-    it before; `serial` is the instance's place among all that this installation ever accepted, and goes with the server,
-    so that a cloud which knows newer machines than the database tells of a database that was put back.
+    its own counts them. `user_data` is the cloud-init document (at most 49,149 bytes). `port_id` names the port made
+    for it before; `serial` is the instance's place among all that this installation ever accepted, and goes with the
+    server, so that a cloud which knows newer machines than the database tells of a database that was put back.
     """
 
     instance_id: UUID
@@ -187,8 +187,8 @@ class Cloud(Protocol):
         ...
 
     def create(self, spec: ServerSpec) -> Server:
-        """Asks for one server, named `server_name(spec.instance_id)`, on the port `spec.port_id` where one is named, and
-        returns it as accepted.
+        """Asks for one server, named `server_name(spec.instance_id)`, on the port `spec.port_id` where one is named,
+        and returns it as accepted.
 
         Not idempotent in itself: callers `find` first. Raises CloudFull, CloudRefused, PortTaken, CloudUnreachable (may
         have been executed).
@@ -280,5 +280,5 @@ def server_name(instance_id: UUID) -> str:
 
 
 def port_address(instance_id: UUID) -> str:
-    """The MAC address of an instance's port, where the cloud lets us choose it: always the same, locally administered."""
+    """The MAC address of an instance's port where we may choose it: always the same, locally administered."""
     return ":".join(f"{byte:02x}" for byte in (0x0E, *hashlib.sha256(instance_id.bytes).digest()[:5]))

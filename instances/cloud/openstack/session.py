@@ -1,0 +1,202 @@
+"""Speaking with OpenStack: one deadline for all calls of a verb, who is to blame, and its errors turned into ours."""
+
+import email.utils
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import requests
+import urllib3.exceptions
+from keystoneauth1 import exceptions as auth_errors
+from keystoneauth1.session import Session
+from openstack import exceptions as sdk_errors
+from openstack.config import OpenStackConfig
+from openstack.connection import Connection
+from typing_extensions import override
+
+from instances.cloud.protocol import CloudDenied, CloudError, CloudLimited, CloudUnreachable, Service
+
+#: One microversion for every call, so that a newer cloud does not change what an answer means. Xena and newer have it;
+#: tags at creation need 2.52, and from 2.69 on a record may lack keys (its cell is down): then it is not ours to judge.
+MICROVERSION: Final = "2.90"
+
+_SERVICES: Final = {
+    "compute": Service.NOVA,
+    "network": Service.NEUTRON,
+    "image": Service.GLANCE,
+    "block-storage": Service.CINDER,
+    "identity": Service.KEYSTONE,
+}
+
+#: answers after which it is certain that an order was not executed
+_DEFINITE: Final = frozenset({400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429})
+
+
+class TimedSession(Session):
+    """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
+
+    The time-out of a requests call bounds each wait for a byte, so this holds for all but a cloud that drips. `asked`
+    is who was asked last, and so who an error is from; `ordered` whether an order may have been executed.
+    """
+
+    deadline: float = 0.0
+    asked: Service = Service.KEYSTONE
+    ordered: bool = False
+    _within: Service | None = None
+    _inner_error: Exception | None = None
+
+    def begin(self, asked: Service, seconds: float) -> None:
+        """Begins a verb."""
+        self.deadline = time.monotonic() + seconds
+        self.asked, self.ordered, self._within, self._inner_error = asked, False, None, None
+
+    @override
+    def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        # Never zero or less, which requests refuses: a call after the deadline fails at once instead.
+        kwargs["timeout"] = max(self.deadline - time.monotonic(), 0.05)
+        outer, self.asked = self.asked, self._whom(url, kwargs)
+        if self._within is not None:
+            # Signing in or discovery, which the session does by itself in the middle of a call.
+            try:
+                answer = super().request(url, method, *args, **kwargs)
+            except Exception as error:
+                self._inner_error = error
+                raise
+            self.asked = outer
+            return answer
+        order = method.upper() not in {"GET", "HEAD"}
+        self._within = self.asked
+        try:
+            answer = super().request(url, method, *args, **kwargs)
+        except Exception as error:
+            self.ordered |= order and error is not self._inner_error and not _never_connected(error)
+            raise
+        finally:
+            self._within = None
+        self.ordered |= order and answer.status_code not in _DEFINITE
+        return answer
+
+    def _whom(self, url: str, kwargs: dict[str, Any]) -> Service:
+        named = (kwargs.get("endpoint_filter") or {}).get("service_type")
+        if named in _SERVICES:
+            return _SERVICES[named]
+        if url.startswith(str(getattr(self.auth, "auth_url", None) or "nowhere:")):
+            return Service.KEYSTONE
+        return self._within or self.asked
+
+
+class Caller:
+    """One thread's own connection, and its services. Whoever takes one of them is about to ask it something."""
+
+    def __init__(self, cloud: str) -> None:
+        config = OpenStackConfig(session_constructor=TimedSession, app_name="visa")
+        region = config.get_one(
+            cloud=cloud,
+            compute_default_microversion=MICROVERSION,
+            # The SDK would send a POST again after a time-out, and make a second machine.
+            connect_retries=0,
+            status_code_retries=0,
+        )
+        self._connection = Connection(config=region)
+        self.session = cast(TimedSession, region.get_session())
+
+    @property
+    def nova(self) -> Any:
+        self.session.asked = Service.NOVA
+        return self._connection.compute
+
+    @property
+    def neutron(self) -> Any:
+        self.session.asked = Service.NEUTRON
+        return self._connection.network
+
+    @property
+    def glance(self) -> Any:
+        self.session.asked = Service.GLANCE
+        return self._connection.image
+
+    @property
+    def cinder(self) -> Any:
+        """None where the catalogue names no Cinder."""
+        self.session.asked = Service.KEYSTONE
+        auth: Any = self.session.auth
+        known = auth.get_access(self.session).service_catalog.get_endpoints_data(service_type="block-storage")
+        if not any(known.values()):
+            return None
+        self.session.asked = Service.CINDER
+        return self._connection.block_storage
+
+    @property
+    def project_id(self) -> str:
+        """The project that the credential is for."""
+        self.session.asked = Service.KEYSTONE
+        return str(self.session.get_project_id() or "")
+
+
+@contextmanager
+def our_errors(session: TimedSession) -> Iterator[None]:
+    """Turns what the SDK raises into what the protocol knows. What does not tell what happened is CloudUnreachable."""
+    try:
+        yield
+    except CloudError:
+        raise
+    except (sdk_errors.HttpException, auth_errors.HttpError) as error:
+        status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
+        if status in {401, 403}:
+            raise CloudDenied(sentence(error), service=session.asked) from error
+        wait = _retry_after(getattr(error, "response", None))
+        if status == 429 or (status == 503 and wait is not None):
+            wait = 1.0 if wait is None else wait
+            raise CloudLimited(sentence(error), service=session.asked, retry_after=wait) from error
+        raise CloudUnreachable(sentence(error), service=session.asked, unsent=not session.ordered) from error
+    except (auth_errors.MissingRequiredOptions, auth_errors.NoMatchingPlugin) as error:
+        raise unusable(error) from error
+    except (sdk_errors.SDKException, auth_errors.ClientException, OSError, ValueError, TypeError, KeyError) as error:
+        told = f"{type(error).__name__}: {sentence(error)}"
+        raise CloudUnreachable(told, service=session.asked, unsent=not session.ordered) from error
+
+
+def connect(cloud: str) -> Caller:
+    """A connection for this thread. Raises CloudDenied where clouds.yaml does not say how."""
+    try:
+        return Caller(cloud)
+    except (sdk_errors.SDKException, auth_errors.ClientException) as error:
+        raise unusable(error) from error
+    except OSError as error:
+        raise CloudUnreachable(f"clouds.yaml: {sentence(error)}", service=Service.KEYSTONE, unsent=True) from error
+
+
+def unusable(error: Exception) -> CloudDenied:
+    return CloudDenied(f"clouds.yaml: {sentence(error)}", service=Service.KEYSTONE)
+
+
+def sentence(error: Exception) -> str:
+    """An error for staff. Nova quotes what it does not like, and that may be the user-data with its secrets."""
+    told = " ".join(str(error).split())
+    if "user_data" in told:
+        return "Nova does not take the user-data"
+    return told[:500]
+
+
+def _never_connected(error: BaseException | None) -> bool:
+    """Whether nobody took the connection, so that nothing can have been read of what was to be sent."""
+    while error is not None:
+        if isinstance(error, requests.ConnectTimeout):
+            return True
+        if isinstance(error, requests.ConnectionError) and error.args:
+            return isinstance(getattr(error.args[0], "reason", None), urllib3.exceptions.NewConnectionError)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _retry_after(response: Any) -> float | None:
+    """The seconds of a Retry-After, which may be a number or a date (RFC 9110, 10.2.3)."""
+    told = str(response.headers.get("Retry-After", "")) if response is not None else ""
+    if told.isdigit():
+        return float(told)
+    try:
+        return max((email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return None

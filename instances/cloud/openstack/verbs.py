@@ -1,0 +1,441 @@
+"""A project in an OpenStack: Nova's servers, found by name, tag and metadata; Neutron's ports by name and description.
+
+Wants an application credential in clouds.yaml and nothing of an administrator. What it calls, and so what access rules
+must allow, is `ACCESS_RULES` in deploy/openstack/seed.py. Why it is as it is: docs/decisions/0008.
+"""
+
+import base64
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from openstack import exceptions as sdk_errors
+from typing_extensions import override
+
+from instances.cloud.openstack.records import environment_mark, instance_tag, port_of, server_of, volume_of
+from instances.cloud.openstack.session import Caller, connect, our_errors, sentence
+from instances.cloud.protocol import (
+    CALL_SECONDS,
+    Cloud,
+    CloudFull,
+    CloudRefused,
+    CloudUnreachable,
+    Offering,
+    Port,
+    PortTaken,
+    Server,
+    ServerGone,
+    ServerSpec,
+    ServerStatus,
+    Service,
+    Volume,
+    port_address,
+    server_name,
+)
+from instances.userdata import LIMIT_BYTES
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: how long the ids of images, flavours and networks are believed, in seconds
+IDS_LAST: Final = 30.0
+
+#: what is done to a server that is to run, by what Nova says it is; otherwise it runs already, or cannot be helped
+_START: Final[dict[str, Callable[[Any, Any], object]]] = {
+    "SHUTOFF": lambda nova, server: nova.start_server(server),
+    "PAUSED": lambda nova, server: nova.unpause_server(server),
+    "SUSPENDED": lambda nova, server: nova.resume_server(server),
+    "SHELVED": lambda nova, server: nova.unshelve_server(server),
+    "SHELVED_OFFLOADED": lambda nova, server: nova.unshelve_server(server),
+}
+#: and to one that is to be off: Nova shuts down no server that is frozen, so that one goes on first
+_STOP: Final[dict[str, Callable[[Any, Any], object]]] = {
+    "ACTIVE": lambda nova, server: nova.stop_server(server),
+    "ERROR": lambda nova, server: nova.stop_server(server),
+    "PAUSED": lambda nova, server: nova.unpause_server(server),
+    "SUSPENDED": lambda nova, server: nova.resume_server(server),
+}
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Our network. Only in one of the project's own may a member choose a port's address."""
+
+    id: str
+    own: bool
+
+
+class OpenStackCloud(Cloud):
+    """The project that the entry `cloud` of clouds.yaml signs in to; machines stand on the network called `network`.
+
+    `environment` tells our servers from another installation's in the same project; `seconds` is the longest a verb may
+    take. One connection per thread and process, made when first needed: the SDK's is not safe to share, and must not
+    survive a fork.
+    """
+
+    def __init__(self, *, cloud: str, network: str, environment: str, seconds: float = CALL_SECONDS) -> None:
+        self._cloud = cloud
+        self._network_name = network
+        self._environment = environment
+        self._seconds = seconds
+        self._thread = threading.local()
+        self._ids: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._foreign: set[str] = set()  # networks that refused an address of our choice
+
+    # Servers.
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        tags = f"{instance_tag(instance_id)},{self._mark}"
+        with self._call(Service.NOVA) as caller:
+            # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well.
+            found = self._alive(caller, name=f"^{server_name(instance_id)}$", tags=tags)
+            ours = (server for server in found if server.instance_id == instance_id)
+            return tuple(self._explained(caller, server) for server in ours)
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        user_data = spec.user_data.encode()
+        if len(user_data) > LIMIT_BYTES:
+            raise CloudRefused(f"user-data of {len(user_data):,} bytes; Nova takes {LIMIT_BYTES:,}")
+        name, encoded = server_name(spec.instance_id), base64.b64encode(user_data).decode()
+        metadata = {"visa_instance": str(spec.instance_id), "visa_environment": self._environment}
+        with self._call(Service.GLANCE) as caller:
+
+            def ids() -> tuple[str, str, str]:
+                network = "" if spec.port_id else self._network(caller).id
+                return self._image(caller, spec.image), self._flavour(caller, spec.flavour), network
+
+            def post(wanted: tuple[str, str, str]) -> str:
+                image, flavour, network = wanted
+                with _definite_no(spec.port_id):
+                    made = caller.nova.create_server(
+                        name=name,
+                        description=self._mark,
+                        image_id=image,
+                        flavor_id=flavour,
+                        networks=[{"port": spec.port_id} if spec.port_id else {"uuid": network}],
+                        user_data=encoded,
+                        config_drive=True,
+                        metadata={**metadata, "visa_serial": str(spec.serial)},
+                        tags=[instance_tag(spec.instance_id), self._mark],
+                    )
+                if not made.id:
+                    raise CloudUnreachable("an answer to a create that names no server")
+                return str(made.id)
+
+            wanted = ids()
+            try:
+                server_id = post(wanted)
+            except CloudRefused:
+                # What was refused may be an id that was right until a moment ago.
+                self._ids.clear()
+                if (fresh := ids()) == wanted:
+                    raise
+                server_id = post(fresh)
+        # Nova's answer is little more than the id; the rest is seen at the next look.
+        return Server(
+            id=server_id,
+            name=name,
+            instance_id=spec.instance_id,
+            status=ServerStatus.BUILD,
+            desktop=None,
+            created_at=datetime.now(UTC),
+            flavour=spec.flavour,
+            serial=spec.serial,
+        )
+
+    @override
+    def start(self, server_id: str) -> None:
+        self._order(server_id, _START)
+
+    @override
+    def stop(self, server_id: str) -> None:
+        self._order(server_id, _STOP)
+
+    @override
+    def reboot(self, server_id: str) -> None:
+        # Hard: who asks for it has a desktop that hangs, and it starts a server that is off as well.
+        self._order(server_id, lambda nova, server: nova.reboot_server(server, "HARD"))
+
+    @override
+    def delete(self, server_id: str) -> None:
+        with self._call(Service.NOVA) as caller:
+            try:
+                caller.nova.delete_server(self._ours(caller, server_id), ignore_missing=True)
+            except ServerGone:
+                return
+            except sdk_errors.ConflictException as error:
+                log.warning("server %s is not deleted: %s", server_id, sentence(error))
+
+    @override
+    def list(self) -> Iterable[Server]:
+        with self._call(Service.NOVA) as caller:
+            return self._alive(caller, tags=self._mark)
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        with self._call(Service.NOVA) as caller:
+            # By name: Nova takes a server's tags and metadata away when it is deleted.
+            return self._seen(caller, name="^visa-", changes_since=when.astimezone(UTC).isoformat())
+
+    @override
+    def console(self, server_id: str, *, lines: int = 50) -> str:
+        with self._call(Service.NOVA) as caller:
+            known = self._ours(caller, server_id)
+            try:
+                answer = caller.nova.get_server_console_output(known, length=lines)
+            except sdk_errors.ConflictException:
+                return ""  # not scheduled yet: there is no console to read
+            except sdk_errors.NotFoundException as error:
+                raise ServerGone(f"no server {server_id}") from error
+        return str(answer.get("output") or "")
+
+    # Ports.
+
+    @property
+    @override
+    def unique_ports(self) -> bool:
+        with self._call(Service.NEUTRON) as caller:
+            return self._network(caller).own
+
+    @override
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        with self._call(Service.NEUTRON) as caller:
+            return self._ports(caller, name=server_name(instance_id))
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        name, mark = server_name(instance_id), self._mark
+        with self._call(Service.NEUTRON) as caller:
+
+            def post(network: _Network) -> Port:
+                chosen = {"mac_address": port_address(instance_id)} if network.own else {}
+                made = caller.neutron.create_port(network_id=network.id, name=name, description=mark, **chosen)
+                if (port := port_of(made, self._environment)) is None:
+                    raise CloudUnreachable("an answer to a create that names no port", service=Service.NEUTRON)
+                return port
+
+            network = self._network(caller)
+            try:
+                return post(network)
+            except sdk_errors.ConflictException as error:
+                return self._port_there(caller, instance_id, error)
+            except sdk_errors.ForbiddenException:
+                if not network.own:
+                    raise
+                # Neutron's policy is stricter here than the project's name on the network says.
+                self._foreign.add(network.id)
+            except (sdk_errors.BadRequestException, sdk_errors.NotFoundException) as error:
+                self._ids.clear()
+                if (fresh := self._network(caller)) == network:
+                    raise CloudRefused(sentence(error), service=Service.NEUTRON) from error
+                network = fresh
+            return post(self._judged(network))
+
+    @override
+    def delete_port(self, port_id: str) -> None:
+        with self._call(Service.NEUTRON) as caller, suppress(sdk_errors.NotFoundException):
+            if port_of(caller.neutron.get_port(port_id), self._environment) is not None:
+                caller.neutron.delete_port(port_id, ignore_missing=True)
+
+    @override
+    def ports(self) -> Iterable[Port]:
+        with self._call(Service.NEUTRON) as caller:
+            return self._ports(caller)
+
+    # Volumes: the platform makes none, but a site's image or flavour may.
+
+    @override
+    def volumes(self) -> Iterable[Volume]:
+        with self._call(Service.CINDER) as caller:
+            if (cinder := caller.cinder) is None:
+                return ()
+            found = (volume_of(record, self._environment) for record in cinder.volumes(details=True))
+            return tuple(volume for volume in found if volume is not None)
+
+    @override
+    def delete_volume(self, volume_id: str) -> None:
+        with self._call(Service.CINDER) as caller, suppress(sdk_errors.NotFoundException):
+            cinder = caller.cinder
+            if cinder is not None and volume_of(cinder.get_volume(volume_id), self._environment) is not None:
+                cinder.delete_volume(volume_id, ignore_missing=True)
+
+    @override
+    def offering(self) -> Offering:
+        with self._call(Service.GLANCE) as caller:
+            return Offering(
+                images=frozenset(image.name for image in caller.glance.images(status="active")),
+                flavours=frozenset(flavour.name for flavour in caller.nova.flavors(details=False)),
+                networks=frozenset(network.name for network in caller.neutron.networks()),
+            )
+
+    # How it is done.
+
+    @contextmanager
+    def _call(self, service: Service) -> Iterator[Caller]:
+        """Around each verb, which asks this service first: this thread's own connection, the clock started, and no
+        foreign error let out."""
+        if getattr(self._thread, "process", None) != os.getpid():
+            self._thread.caller = connect(self._cloud)
+            self._thread.process = os.getpid()
+        caller: Caller = self._thread.caller
+        caller.session.begin(service, self._seconds)
+        with our_errors(caller.session):
+            yield caller
+
+    @property
+    def _mark(self) -> str:
+        return environment_mark(self._environment)
+
+    def _seen(self, caller: Caller, **query: Any) -> tuple[Server, ...]:
+        """Our servers that match a query, oldest first. All pages, or an error."""
+        # No `limit`: the SDK would then ask for a page after the last, and Nova shows a server that is being scheduled
+        # behind itself. Without it the SDK follows Nova's own links from page to page.
+        records = caller.nova.servers(details=True, **query)
+        ours = (server_of(record, self._environment, self._network_name) for record in records)
+        # By id, since a server may move from one page to the next while they are read.
+        seen = {server.id: server for server in ours if server is not None}
+        return tuple(sorted(seen.values(), key=lambda server: (server.created_at, server.id)))
+
+    def _alive(self, caller: Caller, **query: Any) -> tuple[Server, ...]:
+        return tuple(one for one in self._seen(caller, **query) if one.status is not ServerStatus.DELETED)
+
+    def _explained(self, caller: Caller, server: Server) -> Server:
+        """The server with its fault. Nova's listings leave out why a server found no host; asked by id, it tells."""
+        if server.status not in {ServerStatus.ERROR, ServerStatus.UNKNOWN} or server.fault:
+            return server
+        with suppress(sdk_errors.NotFoundException):
+            return server_of(caller.nova.get_server(server.id), self._environment, self._network_name) or server
+        return server
+
+    def _ours(self, caller: Caller, server_id: str) -> Any:
+        """The record of a server of this environment. Raises ServerGone for every other."""
+        try:
+            # By id and nothing else: find_server would take a name as well.
+            record = caller.nova.get_server(server_id)
+        except (sdk_errors.NotFoundException, sdk_errors.BadRequestException) as error:
+            raise ServerGone(f"no server {server_id}") from error
+        if not record.status or not record.created_at:
+            raise CloudUnreachable(f"an answer about server {server_id} that says nothing of it", unsent=True)
+        server = server_of(record, self._environment, self._network_name)
+        if server is None or server.status is ServerStatus.DELETED:
+            raise ServerGone(f"no server {server_id} of ours")
+        return record
+
+    def _order(
+        self, server_id: str, order: dict[str, Callable[[Any, Any], object]] | Callable[[Any, Any], object]
+    ) -> None:
+        """Gives an order, perhaps one for the server's status. Nova's 409 says that the server is not in a state for
+        it: then nothing is to happen."""
+        with self._call(Service.NOVA) as caller:
+            known = self._ours(caller, server_id)
+            action = order.get(known.status) if isinstance(order, dict) else order
+            if action is None:
+                return
+            try:
+                with _full():
+                    action(caller.nova, known)
+            except sdk_errors.NotFoundException as error:
+                raise ServerGone(f"no server {server_id}") from error
+            except sdk_errors.ConflictException as error:
+                log.info("server %s is %s and takes no order: %s", server_id, known.status, sentence(error))
+
+    def _ports(self, caller: Caller, **query: Any) -> tuple[Port, ...]:
+        """Our ports that match a query, oldest first."""
+        records = caller.neutron.ports(description=self._mark, **query)
+        ours = [port for record in records if (port := port_of(record, self._environment)) is not None]
+        return tuple(sorted(ours, key=lambda port: (port.created_at, port.id)))
+
+    def _port_there(self, caller: Caller, instance_id: UUID, error: sdk_errors.HttpException) -> Port:
+        """Neutron says 409 where the address is taken: by our port, made before. And where there is no room."""
+        if "MacAddressInUse" not in _kind(error):
+            raise CloudFull(sentence(error), service=Service.NEUTRON) from error
+        address = port_address(instance_id)
+        for port in self._ports(caller, name=server_name(instance_id)):
+            if port.mac == address:
+                return port
+        raise CloudUnreachable(sentence(error), service=Service.NEUTRON, unsent=True) from error
+
+    # What is asked again only now and then.
+
+    def _image(self, caller: Caller, name: str) -> str:
+        def look() -> str:
+            images = caller.glance.images(name=name, status="active", sort="created_at:desc")
+            return str(_first(images, f"no image called {name!r}", Service.GLANCE).id)
+
+        return self._remembered("image", name, look)
+
+    def _flavour(self, caller: Caller, name: str) -> str:
+        def look() -> str:
+            flavours = (found for found in caller.nova.flavors(details=False) if found.name == name)
+            return str(_first(flavours, f"no flavour called {name!r}", Service.NOVA).id)
+
+        return self._remembered("flavour", name, look)
+
+    def _network(self, caller: Caller) -> _Network:
+        name = self._network_name
+
+        def look() -> _Network:
+            found = _first(caller.neutron.networks(name=name), f"no network called {name!r}", Service.NEUTRON)
+            return _Network(str(found.id), bool(found.project_id) and found.project_id == caller.project_id)
+
+        return self._judged(self._remembered("network", name, look))
+
+    def _judged(self, network: _Network) -> _Network:
+        return _Network(network.id, own=network.own and network.id not in self._foreign)
+
+    def _remembered(self, kind: str, name: str, look: Callable[[], R]) -> R:
+        until, value = self._ids.get((kind, name), (0.0, None))
+        if until < time.monotonic():
+            value = look()
+            self._ids[kind, name] = (time.monotonic() + IDS_LAST, value)
+        found: R = value
+        return found
+
+
+def _first(found: Iterable[Any], missing: str, service: Service) -> Any:
+    for one in found:
+        return one
+    raise CloudRefused(missing, service=service)
+
+
+@contextmanager
+def _definite_no(port_id: str) -> Iterator[None]:
+    """Around the POST of a server: a definite no of Nova's is told from an answer that says nothing."""
+    try:
+        with _full():
+            yield
+    except sdk_errors.HttpException as error:
+        told = sentence(error)
+        # Nova's PortInUse (409) and PortNotFound (400), by their sentences.
+        if port_id and port_id in told and error.status_code in {400, 404, 409}:
+            raise PortTaken(told) from error
+        if error.status_code in {400, 403, 404, 406, 409, 413}:
+            raise CloudRefused(told) from error
+        raise
+
+
+@contextmanager
+def _full() -> Iterator[None]:
+    """The literal quota errors of nova/exception.py; a plain 403 is a matter of rights."""
+    try:
+        yield
+    except sdk_errors.HttpException as error:
+        if error.status_code == 403 and "quota exceeded" in str(error).lower():
+            raise CloudFull(sentence(error)) from error
+        raise
+
+
+def _kind(error: sdk_errors.HttpException) -> str:
+    """What Neutron calls an error (`NeutronError.type`), or all that it says."""
+    response = getattr(error, "response", None)
+    return response.text if response is not None else str(error)
