@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import pwd
 import re
 import secrets
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from uuid import UUID
@@ -46,10 +47,14 @@ from instances.cloud.protocol import (
     CloudUnreachable,
     Desktop,
     Offering,
+    Port,
+    PortTaken,
     Server,
     ServerGone,
     ServerSpec,
     ServerStatus,
+    Volume,
+    port_address,
     server_name,
 )
 from instances.cloud.sandbox import FIRST_UID, Sandbox, Shape
@@ -67,6 +72,10 @@ PATIENCE: Final = CALL_SECONDS / 2
 
 #: the instance's id, so that the directories say whose they are, and something to tell doubled creates apart
 _SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9a-f]{8}")
+#: a port is a file of this name: one for each instance, since a file cannot be made twice
+_PORT_ID = re.compile(r"port-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+#: how long a deleted server is remembered, for those who ask what has changed
+_DELETED_LASTS: Final = timedelta(hours=1)
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: where a document may mount something, and where it may write files
 _MOUNT_ROOTS: Final = ("/data", "/cvmfs", "/software", "/mnt", "/srv")
@@ -95,6 +104,9 @@ class Record:
     port: int = 0
     sandbox: Sandbox | None = None
     fault: str = ""
+    port_id: str = ""
+    serial: int = 0
+    deleted_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +151,8 @@ class LocalCloud(Cloud):
         if missing := sandbox.missing_programs():
             raise CloudRefused(missing)
         with self._locked():
+            if spec.port_id:
+                self._take(spec.port_id)
             self._make_room(spec)
             server_id = f"{spec.instance_id}.{secrets.token_hex(4)}"
             record = Record(
@@ -157,6 +171,8 @@ class LocalCloud(Cloud):
                 uid=self._free_uid(),
                 mounts=document.mounts,
                 wanted="running",
+                port_id=spec.port_id,
+                serial=spec.serial,
             )
             with _answering():
                 # The record is written last: what has none was never accepted, and is swept away.
@@ -196,6 +212,7 @@ class LocalCloud(Cloud):
             except ServerGone:
                 return
             self._end(record)
+            self._remember(replace(record, sandbox=None, deleted_at=datetime.now(UTC).isoformat()))
             with _answering():
                 # Gone in one step for all who look; then its files, which may be many.
                 (self._directory / server_id / "server.json").unlink(missing_ok=True)
@@ -205,6 +222,63 @@ class LocalCloud(Cloud):
     def list(self) -> Iterable[Server]:
         mine = [record for record in self._records() if record.environment == self._environment]
         return tuple(self._server(record) for record in sorted(mine, key=lambda record: (record.created_at, record.id)))
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        # A sandbox that ends writes nothing down, so any server may have changed.
+        deleted = [record for record in self._deleted() if datetime.fromisoformat(record.deleted_at) >= when]
+        return (*self.list(), *(self._server(one) for one in deleted if one.environment == self._environment))
+
+    # Sandboxes have no network, so a port leads nowhere. It is kept as strictly as a real one.
+
+    @property
+    @override
+    def unique_ports(self) -> bool:
+        return True
+
+    @override
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        return tuple(port for port in self.ports() if port.instance_id == instance_id)
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        with self._locked():
+            path = self._directory / f"port-{instance_id}"
+            with _answering():
+                if not path.exists():
+                    _write_file(path, json.dumps([self._environment, datetime.now(UTC).isoformat()]).encode(), 0o600)
+            if found := self.find_ports(instance_id):
+                return found[0]
+        raise CloudRefused(f"the port of {instance_id} is another installation's")
+
+    @override
+    def delete_port(self, port_id: str) -> None:
+        with self._locked(), _answering():
+            if port_id in {port.id for port in self.ports()}:
+                (self._directory / port_id).unlink(missing_ok=True)
+
+    @override
+    def ports(self) -> Iterable[Port]:
+        users = {record.port_id: record.id for record in self._records()}
+        found = []
+        with _answering():
+            for path in self._directory.iterdir() if self._directory.exists() else ():
+                if not (name := _PORT_ID.fullmatch(path.name)):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    environment, created_at = json.loads(path.read_text(encoding="utf-8"))
+                    if environment == self._environment:
+                        found.append(_port(UUID(name[1]), datetime.fromisoformat(created_at), users.get(path.name, "")))
+        return tuple(sorted(found, key=lambda port: (port.created_at, port.id)))
+
+    @override
+    def volumes(self) -> Iterable[Volume]:
+        self._records()  # a directory that cannot be read is a cloud that does not answer
+        return ()
+
+    @override
+    def delete_volume(self, volume_id: str) -> None:
+        self._records()
 
     @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
@@ -271,6 +345,25 @@ class LocalCloud(Cloud):
         with _answering():
             _write_file(self._directory / record.id / "server.json", json.dumps(asdict(record)).encode(), 0o600)
 
+    def _take(self, port_id: str) -> None:
+        port = next((port for port in self.ports() if port.id == port_id), None)
+        if port is None or port.server_id:
+            raise PortTaken(f"the port {port_id[:80]!r} is {f'used by {port.server_id}' if port else 'gone'}")
+
+    def _deleted(self) -> tuple[Record, ...]:
+        """The servers that were deleted lately, of every environment."""
+        with _answering(), contextlib.suppress(FileNotFoundError):
+            lines = (self._directory / "deleted.jsonl").read_text(encoding="utf-8").splitlines()
+            return tuple(_parse(line) for line in lines)
+        return ()
+
+    def _remember(self, record: Record) -> None:
+        oldest = datetime.now(UTC) - _DELETED_LASTS
+        kept = [one for one in self._deleted() if datetime.fromisoformat(one.deleted_at) > oldest]
+        lines = [json.dumps(asdict(one)) for one in (*kept, record)]
+        with _answering():
+            _write_file(self._directory / "deleted.jsonl", "\n".join(lines).encode(), 0o600)
+
     def _make_room(self, spec: ServerSpec) -> None:
         records = self._records()
         asked = (spec.vcpus, spec.memory_mib, spec.gpus)
@@ -301,8 +394,10 @@ class LocalCloud(Cloud):
     # What runs.
 
     def _server(self, record: Record) -> Server:
-        running = self._alive(record) is not None
-        if running:
+        running = not record.deleted_at and self._alive(record) is not None
+        if record.deleted_at:
+            status = ServerStatus.DELETED
+        elif running:
             status = ServerStatus.ACTIVE
         elif record.fault:
             status = ServerStatus.ERROR
@@ -316,6 +411,9 @@ class LocalCloud(Cloud):
             desktop=Desktop(host="127.0.0.1", port=record.port) if record.port else None,
             created_at=datetime.fromisoformat(record.created_at),
             fault="" if running else record.fault,
+            flavour=record.flavour,
+            host=platform.node(),
+            serial=record.serial,
         )
 
     def _alive(self, record: Record) -> Sandbox | None:
@@ -357,8 +455,19 @@ class LocalCloud(Cloud):
     def _end(self, record: Record) -> None:
         running = self._alive(record)
         with _answering():
-            if running is not None and not sandbox.end(running):
+            if running is not None and not sandbox.end(running, self._directory / record.id):
                 raise CloudUnreachable(f"the sandbox of {record.id} does not end")
+
+
+def _port(instance_id: UUID, created_at: datetime, server_id: str) -> Port:
+    return Port(
+        id=f"port-{instance_id}",
+        name=server_name(instance_id),
+        instance_id=instance_id,
+        mac=port_address(instance_id),
+        created_at=created_at,
+        server_id=server_id,
+    )
 
 
 def read_document(text: str) -> Document:

@@ -4,15 +4,14 @@ What it may see is an argument; what it is stands in `machine/` beside this file
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from instances.cloud.relay import DESKTOP_SOCKET
 
 #: the programs a desktop is made of, and the Debian package of each
 PROGRAMS: Final = {
@@ -37,11 +38,8 @@ PROGRAMS: Final = {
 #: sandboxes of a platform that runs as root belong to ordinary users that have no account and nothing else
 FIRST_UID: Final = 1_800_000_000
 
-#: options of Linux's sockets that Python has no names for (asm-generic/socket.h)
-_SO_ATTACH_FILTER: Final = 26
-_SO_LOCK_FILTER: Final = 44
-
 HERE: Final = Path(__file__).parent / "machine"
+RELAY: Final = Path(__file__).parent / "relay.py"
 #: what of the host's /etc programs in a desktop need; the rest of it is not seen there
 HOST_ETC: Final = (
     "alternatives", "environment-modules", "fonts", "X11", "xdg", "ssl/certs", "ld.so.cache", "ld.so.conf",
@@ -131,14 +129,13 @@ def _refusal(*, own_users: bool) -> str:
 
 
 def listener(port: int) -> socket.socket:
-    """The socket a desktop listens on: made here and handed in, so that no port is ever promised twice and the
-    sandbox needs no network. The port of before, where it is still free."""
+    """The socket a desktop is entered by: bound before its port is promised, so that no port is ever promised twice.
+    The port of before, where it is still free."""
     for wanted in (port, 0):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", wanted))
-            _only_taken(listener)
             listener.listen(16)
         except OSError:
             listener.close()
@@ -149,51 +146,36 @@ def listener(port: int) -> socket.socket:
     raise AssertionError("unreachable")
 
 
-def _only_taken(listener: socket.socket) -> None:
-    """Keeps a bound socket to connections that others make to it, for ever.
-
-    It is of the host's network, and whoever holds it in the sandbox could dissolve it (connect(2), AF_UNSPEC), connect
-    from it to anything, or listen elsewhere. So the kernel is told, without a way back (socket(7), SO_LOCK_FILTER), to
-    drop all that is not for this address and port, and each answer to a connection begun here (SYN and ACK).
-    """
-    host, port = listener.getsockname()
-    address = int.from_bytes(socket.inet_aton(host))
-    # Classic BPF: code, jump if true, jump if false, operand. Offsets count from the TCP header, or from the IP header.
-    steps = [
-        (0x20, 0, 0, 0xFFF00000 + 16),
-        (0x15, 0, 6, address),
-        (0x28, 0, 0, 2),
-        (0x15, 0, 4, port),
-        (0x30, 0, 0, 13),
-        (0x54, 0, 0, 0x12),
-        (0x15, 1, 0, 0x12),
-        (0x06, 0, 0, 0xFFFFFFFF),
-        (0x06, 0, 0, 0),
-    ]
-    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
-    held = ctypes.create_string_buffer(program)
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(held)))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
-
-
 def launch(shape: Shape, listening: socket.socket) -> str:
     """Starts a sandbox that nobody has to look after. Returns "" or why it did not start.
 
-    `listening` is where its desktop will be entered; the caller may close its own copy afterwards.
+    `listening` is where its desktop will be entered; the caller may close its own copy afterwards. It stays outside:
+    the sandbox gets a Unix socket, from which nothing of the host's network can be reached, and a relay carries between
+    the two until the sandbox ends.
     """
     folder = shape.folder
     shutil.copytree(HERE, folder / "opt", dirs_exist_ok=True)
     report = folder / "sandbox.json"
     report.unlink(missing_ok=True)
-    with (folder / "console.log").open("ab") as console, report.open("wb") as status:
+    with (
+        (folder / "console.log").open("ab") as console,
+        report.open("wb") as status,
+        _inner(folder) as inner,
+        contextlib.ExitStack() as pipe,
+    ):
         said_before = console.tell()
+        ends = os.pipe()
+        for end_of_pipe in ends:
+            pipe.callback(os.close, end_of_pipe)
+        ended, held = ends
+        command = _relayed(folder, listening.fileno(), ended, held, _command(shape, status.fileno(), held))
         # setsid: the sandbox is a child of nobody of ours. It outlives whoever started it, and leaves no zombie there.
-        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell
-            ["/usr/bin/setsid", "--fork", *_command(shape, status.fileno())],
-            stdin=listening.fileno(),
+        done = subprocess.run(  # noqa: S603 - a list of our own making, no shell's words
+            ["/usr/bin/setsid", "--fork", *command],
+            stdin=inner.fileno(),
             stdout=console,
             stderr=console,
-            pass_fds=[status.fileno()],
+            pass_fds=[status.fileno(), listening.fileno(), *ends],
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             cwd="/",
             timeout=5,
@@ -205,17 +187,43 @@ def launch(shape: Shape, listening: socket.socket) -> str:
     return f"the sandbox did not start: {said[-1][:300] if said else 'no reason was given'}"
 
 
-def end(sandbox: Sandbox) -> bool:
-    """Ends a sandbox: politely for a second, then all of it at once, since with its first process its kernel's
-    process table ends. True where nothing of it lives any more."""
+def _inner(folder: Path) -> socket.socket:
+    """The socket the sandbox listens on, in its folder, where nobody inside can put another in its place."""
+    inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    (folder / DESKTOP_SOCKET).unlink(missing_ok=True)
+    place = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # By the directory's number: a Unix socket's path may have 107 bytes only (unix(7)).
+        inner.bind(f"/proc/self/fd/{place}/{DESKTOP_SOCKET}")
+        inner.listen(16)
+    except OSError:
+        inner.close()
+        raise
+    finally:
+        os.close(place)
+    return inner
+
+
+def _relayed(folder: Path, listening: int, ended: int, held: int, command: Iterable[str]) -> list[str]:
+    """The command, with a relay beside it: it holds `listening`, and ends when nobody holds `held`."""
+    # A shell gives /dev/null to what it starts in the background, unless it is told otherwise by a number.
+    script = (
+        f'(cd "$1" && exec "$2" -I -S "$3" {ended} <&{listening} {listening}<&- {held}<&-) & '
+        f'exec {listening}<&- {ended}<&-; shift 3; exec "$@"'
+    )
+    return ["/bin/bash", "-c", script, "relay", str(folder), sys.executable, str(RELAY), *command]
+
+
+def end(sandbox: Sandbox, folder: Path) -> bool:
+    """Ends the sandbox of this folder: politely for a second, then all of it at once, since with its first process its
+    kernel's process table ends. True where nothing of it lives any more, and its port is free."""
     for child in _children(sandbox.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
-    if _wait(lambda: not alive(sandbox), 1.0):
-        return True
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(sandbox.pid, signal.SIGKILL)
-    return _wait(lambda: not alive(sandbox), 3.0)
+    if not _wait(lambda: not alive(sandbox), 1.0):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(sandbox.pid, signal.SIGKILL)
+    return _wait(lambda: not alive(sandbox) and not (folder / DESKTOP_SOCKET).exists(), 3.0)
 
 
 def alive(sandbox: Sandbox) -> bool:
@@ -223,7 +231,7 @@ def alive(sandbox: Sandbox) -> bool:
     return sandbox.boot == boot() and started(sandbox.pid) == sandbox.started
 
 
-def _command(shape: Shape, status_fd: int) -> list[str]:
+def _command(shape: Shape, status_fd: int, held_fd: int) -> list[str]:
     """The whole command of a sandbox: limits, user, bubblewrap, session."""
     sources = {name: shape.folder / name for name in ("etc", "home", "opt")}
     sources |= {f"mount{place}": Path(source) for place, (source, _) in enumerate(shape.mounts)}
@@ -235,6 +243,8 @@ def _command(shape: Shape, status_fd: int) -> list[str]:
         *_ground(shape.hostname, own_users=own_users),
         "--json-status-fd",
         str(status_fd),
+        "--sync-fd",
+        str(held_fd),
         "--ro-bind",
         str(seen["etc"]),
         "/etc",
