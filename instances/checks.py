@@ -7,6 +7,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
+from instances import software
 from visa.environment import CloudKind
 
 
@@ -42,3 +43,23 @@ def test_switches_are_for_tests(app_configs: Sequence[AppConfig] | None, **kwarg
             id="instances.E002",
         )
     ]
+
+
+@register()
+def machines_can_be_told_about_the_software(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E003: what the CVMFS client would misread would otherwise fail each launch, or pin nothing and say nothing."""
+    try:
+        told = software.of_site(settings.ENVIRONMENT.data)
+        if told is not None:
+            software.files(told)
+    except software.SoftwareFault as fault:
+        return [
+            Error(
+                f"The CVMFS settings cannot be used: {fault}.",
+                hint="Correct the VISA_CVMFS_ variables; deploy/README.md says what each takes.",
+                id="instances.E003",
+            )
+        ]
+    return []

@@ -11,10 +11,12 @@ content, permissions, owner), `mounts` (source, target, type, options, dump, pas
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import yaml
+
+from instances import software
+from instances.software import Cvmfs, SoftwareFault
 
 #: what Nova takes: 65,535 characters of base64
 LIMIT_BYTES: Final = 49_149
@@ -35,7 +37,6 @@ _OPTION = re.compile(r"[a-z0-9_.-]{1,40}(=[A-Za-z0-9_.:/@%+-]{1,120})?")
 # What a shell, fstab or a glob gives a meaning is refused; a blank, which datasets do have, is escaped for fstab.
 _TARGET = re.compile(r"(/[A-Za-z0-9_.:@%+,=()<>;~-]{1,255})+")
 _SOURCE = re.compile(r"""[^\\#$`'"*?<>|;&{}]{1,1100}""")
-_REPOSITORY = re.compile(r"(?=.{4,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 _PEM = re.compile(r"(-----BEGIN [A-Z ]+-----\n([A-Za-z0-9+/=]{1,76}\n)+-----END [A-Z ]+-----\n)+")
 
 
@@ -68,18 +69,6 @@ class MountPoint:
     target: str
     fstype: str = "nfs"
     options: tuple[str, ...] = NFS_OPTIONS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cvmfs:
-    """CernVM-FS: which repositories, by which proxies, with how large a cache (MB).
-
-    `proxy` is CernVM-FS's own notation: `http://a:3128|http://b:3128;DIRECT` (`|` shares load, `;` is the next resort).
-    """
-
-    repositories: tuple[str, ...]
-    proxy: str
-    quota_mb: int = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +118,7 @@ def _document(machine: Machine) -> dict[str, object]:
     ]
     commands: list[list[str]] = []
     if machine.cvmfs is not None:
-        files.append(_file("/etc/cvmfs/default.local", _cvmfs(machine.cvmfs), "0644"))
+        files += [_file(path, text, "0644") for path, text in _cvmfs(machine.cvmfs).items()]
         # Where the image brings no client, nothing is to be started, and that is not a fault of the boot.
         commands.append(["sh", "-c", "! command -v cvmfs_config >/dev/null || systemctl enable --now autofs"])
     # Last, since the desktop starts when it is there.
@@ -183,34 +172,11 @@ def _mount(mount: MountPoint) -> list[str]:
     return [mount.source.replace(" ", r"\040"), mount.target, mount.fstype, ",".join(mount.options), "0", "0"]
 
 
-def _cvmfs(cvmfs: Cvmfs) -> str:
-    """`/etc/cvmfs/default.local`. A shell sources it: unquoted, `;` would end the value and begin a command."""
-    if not cvmfs.repositories:
-        raise Unrenderable("cvmfs repositories", "none is named")
-    for repository in cvmfs.repositories:
-        _matching("cvmfs repository", repository, _REPOSITORY)
-    for proxy in re.split(r"[|;]", cvmfs.proxy):
-        if proxy != "DIRECT":
-            _proxy(proxy)
-    if not 100 <= cvmfs.quota_mb <= 10_000_000:
-        raise Unrenderable("cvmfs quota", f"{cvmfs.quota_mb} MB is not between 100 and 10,000,000")
-    return (
-        f'CVMFS_REPOSITORIES="{",".join(cvmfs.repositories)}"\n'
-        f'CVMFS_HTTP_PROXY="{cvmfs.proxy}"\n'
-        f"CVMFS_QUOTA_LIMIT={cvmfs.quota_mb}\n"
-        # Without it the list above would not limit what can be mounted.
-        "CVMFS_STRICT_MOUNT=yes\n"
-    )
-
-
-def _proxy(proxy: str) -> None:
-    _matching("cvmfs proxy", proxy, re.compile(r"https?://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?"))
+def _cvmfs(cvmfs: Cvmfs) -> dict[str, str]:
     try:
-        port = urlsplit(proxy).port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise Unrenderable("cvmfs proxy", f"{proxy!r} has a port that does not exist")
+        return software.files(cvmfs)
+    except SoftwareFault as fault:
+        raise Unrenderable(fault.field, fault.reason) from fault
 
 
 def _matching(name: str, value: str, pattern: re.Pattern[str]) -> None:

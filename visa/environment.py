@@ -42,6 +42,13 @@ class MailTls(StrEnum):
     NONE = "none"
 
 
+class SweepMode(StrEnum):
+    """What becomes of things in the cloud that no machine explains: VISA_SWEEP."""
+
+    REPORT = "report"
+    DELETE = "delete"
+
+
 class EnvironmentFaults(Exception):
     """All faults of the environment, one line each."""
 
@@ -126,6 +133,7 @@ class Cloud:
     quiet_seconds: int
     #: at most so many machines are being made at once, for the whole site
     creates: int
+    sweep: SweepMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +152,10 @@ class Data:
     cvmfs_repositories: tuple[str, ...]
     cvmfs_proxy: str
     cvmfs_quota_mb: int
+    #: by repository, of those that have one: server, public key (PEM), pinned snapshot (`date:2026-01-31T00:00:00Z`)
+    cvmfs_servers: Mapping[str, str]
+    cvmfs_keys: Mapping[str, str]
+    cvmfs_pins: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +312,37 @@ def _providers(reader: _Reader) -> tuple[Provider, ...]:
     return tuple(providers)
 
 
+def _of_repositories(reader: _Reader, name: str) -> dict[str, str]:
+    """`repository=value`, separated by blanks; each repository one of those that are mounted, and once."""
+    said: dict[str, str] = {}
+    for word in reader.words(name):
+        repository, _, value = word.partition("=")
+        if not value:
+            reader.faults.append(f"{name}: {word[:80]!r} is not REPOSITORY=VALUE")
+        elif repository not in reader.words("VISA_CVMFS_REPOSITORIES"):
+            reader.faults.append(f"{name}: {repository[:60]!r} is not among VISA_CVMFS_REPOSITORIES")
+        elif repository in said:
+            reader.faults.append(f"{name}: {repository} stands there twice")
+        said[repository] = value
+    return said
+
+
+def _keys_of_repositories(reader: _Reader) -> dict[str, str]:
+    """The public keys a directory holds as REPOSITORY.pub."""
+    directory = reader.text("VISA_CVMFS_KEYS", "")
+    if not directory:
+        return {}
+    said: dict[str, str] = {}
+    for path in sorted(Path(directory).glob("*.pub")):
+        try:
+            said[path.stem] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reader.faults.append(f"VISA_CVMFS_KEYS: {path} cannot be read ({type(error).__name__})")
+    if not said and not reader.faults:
+        reader.faults.append(f"VISA_CVMFS_KEYS: {directory} holds no REPOSITORY.pub")
+    return said
+
+
 def _cloud(reader: _Reader) -> Cloud:
     kind = reader.parsed("VISA_CLOUD_KIND", CloudKind, "openstack, local or memory", None)
     if kind is None:
@@ -321,6 +364,7 @@ def _cloud(reader: _Reader) -> Cloud:
         gpus=reader.number("VISA_CLOUD_GPUS", 1),
         quiet_seconds=reader.number("VISA_CLOUD_QUIET_SECONDS", 120),
         creates=reader.number("VISA_CLOUD_CREATES", 10, low=1),
+        sweep=reader.parsed("VISA_SWEEP", SweepMode, "report or delete", SweepMode.DELETE),
     )
 
 
@@ -432,6 +476,9 @@ def read(mapping: Mapping[str, str]) -> Environment:
             cvmfs_repositories=reader.words("VISA_CVMFS_REPOSITORIES"),
             cvmfs_proxy=reader.text("VISA_CVMFS_PROXY", ""),
             cvmfs_quota_mb=reader.number("VISA_CVMFS_QUOTA_MB", 4000, low=100),
+            cvmfs_servers=_of_repositories(reader, "VISA_CVMFS_SERVERS"),
+            cvmfs_keys=_keys_of_repositories(reader),
+            cvmfs_pins=_of_repositories(reader, "VISA_CVMFS_PINS"),
         ),
         audit_heads=reader.text("VISA_AUDIT_HEADS", ""),
         tests=_tests(reader),

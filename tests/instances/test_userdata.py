@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instances.credentials import generate
+from instances.software import Cvmfs, Repository
 from instances.userdata import (
     BIND_OPTIONS,
     LIMIT_BYTES,
     NFS_OPTIONS,
-    Cvmfs,
     DesktopSecret,
     Machine,
     MountPoint,
@@ -201,59 +201,22 @@ def test_one_place_holds_one_mount() -> None:
         render(replace(MACHINE, mounts=twice))
 
 
-def test_cvmfs_settings_are_quoted_for_the_shell_that_reads_them() -> None:
-    cvmfs = Cvmfs(
-        repositories=("software.eessi.io", "unpacked.cern.ch"),
-        proxy="http://p1.facility.eu:3128|http://p2.facility.eu:3128;DIRECT",
-        quota_mb=2000,
-    )
+def test_the_software_client_gets_its_files_and_is_started_where_there_is_one() -> None:
+    repository = Repository(name="software.facility.eu", pin="tag:2026.1")
+    machine = replace(MACHINE, cvmfs=Cvmfs(repositories=(repository,), proxy="DIRECT"))
 
-    settings = file_of(replace(MACHINE, cvmfs=cvmfs), "/etc/cvmfs/default.local")
-
-    assert dict(line.split("=", 1) for line in shlex.split(settings)) == {
-        "CVMFS_REPOSITORIES": "software.eessi.io,unpacked.cern.ch",
-        "CVMFS_HTTP_PROXY": "http://p1.facility.eu:3128|http://p2.facility.eu:3128;DIRECT",
-        "CVMFS_QUOTA_LIMIT": "2000",
-        "CVMFS_STRICT_MOUNT": "yes",
-    }
-    assert parsed(replace(MACHINE, cvmfs=cvmfs))["runcmd"] == [
+    assert "CVMFS_REPOSITORIES=software.facility.eu\n" in file_of(machine, "/etc/cvmfs/default.local")
+    assert file_of(machine, repository.file) == "CVMFS_REPOSITORY_TAG=2026.1\n"
+    assert parsed(machine)["runcmd"] == [
         ["sh", "-c", "! command -v cvmfs_config >/dev/null || systemctl enable --now autofs"]
     ]
 
 
-@pytest.mark.parametrize(
-    "cvmfs",
-    [
-        Cvmfs(repositories=(), proxy="DIRECT"),
-        Cvmfs(repositories=("software",), proxy="DIRECT"),
-        Cvmfs(repositories=("-a.b.c",), proxy="DIRECT"),
-        Cvmfs(repositories=("a..b",), proxy="DIRECT"),
-        Cvmfs(repositories=('a.b";reboot;"',), proxy="DIRECT"),
-        Cvmfs(repositories=("a.b\n",), proxy="DIRECT"),
-        Cvmfs(repositories=("software.eessi.io",), proxy=""),
-        Cvmfs(repositories=("software.eessi.io",), proxy="direct"),
-        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:3128;"),
-        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:99999"),
-        Cvmfs(repositories=("software.eessi.io",), proxy="http://p:3128$(reboot)"),
-        Cvmfs(repositories=("software.eessi.io",), proxy="http://user:secret@p:3128"),
-        Cvmfs(repositories=("software.eessi.io",), proxy="DIRECT", quota_mb=0),
-    ],
-)
-def test_cvmfs_settings_that_a_shell_or_the_client_would_stumble_over_are_refused(cvmfs: Cvmfs) -> None:
-    with pytest.raises(Unrenderable, match="cvmfs"):
+def test_software_settings_that_cannot_be_meant_make_no_machine() -> None:
+    cvmfs = Cvmfs(repositories=(Repository(name="software.facility.eu", pin="hash:hello"),), proxy="DIRECT")
+
+    with pytest.raises(Unrenderable, match="cvmfs pin"):
         render(replace(MACHINE, cvmfs=cvmfs))
-
-
-@given(st.text(max_size=60), st.text(max_size=60))
-def test_no_cvmfs_setting_becomes_a_second_command(repository: str, proxy: str) -> None:
-    cvmfs = Cvmfs(repositories=(repository,), proxy=proxy)
-
-    try:
-        settings = file_of(replace(MACHINE, cvmfs=cvmfs), "/etc/cvmfs/default.local")
-    except Unrenderable:
-        return
-
-    assert len(shlex.split(settings)) == 4
 
 
 @pytest.mark.parametrize(
