@@ -24,6 +24,7 @@ from experiments.models import (
     Source,
     Technique,
 )
+from visa.audit.admin import Audited
 
 
 class FacilityForm(forms.ModelForm[Facility]):
@@ -105,9 +106,10 @@ class DatasetForm(forms.ModelForm[Dataset]):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(admin.ModelAdmin[Dataset]):
+class DatasetAdmin(Audited):
     """Datasets. A ruling is stamped with who made it, and when."""
 
+    audit_values = ("minted", "path", "ruling", "metadata_public", "withdrawn_at")
     form = DatasetForm
     list_display = ("minted", "title", "facility", "kind", "opens_at", "closes_at", "ruling")
     list_filter = ("facility", "source", "kind", "ruling", "metadata_public")
@@ -125,7 +127,7 @@ class DatasetAdmin(admin.ModelAdmin[Dataset]):
 
 
 @admin.register(Experiment)
-class ExperimentAdmin(admin.ModelAdmin[Experiment]):
+class ExperimentAdmin(Audited):
     """Experiments."""
 
     list_display = ("title", "proposal", "instrument", "start", "end", "withdrawn_at")
@@ -136,7 +138,7 @@ class ExperimentAdmin(admin.ModelAdmin[Experiment]):
 
 
 @admin.register(Participant)
-class ParticipantAdmin(admin.ModelAdmin[Participant]):
+class ParticipantAdmin(Audited):
     """Members of teams, as records name them."""
 
     list_display = ("experiment", "issuer", "subject", "voperson_id", "role")
@@ -147,7 +149,7 @@ class ParticipantAdmin(admin.ModelAdmin[Participant]):
 
 
 @admin.register(InstrumentScientist)
-class InstrumentScientistAdmin(admin.ModelAdmin[InstrumentScientist]):
+class InstrumentScientistAdmin(Audited):
     """Who looks after an instrument."""
 
     list_display = ("instrument", "issuer", "subject", "voperson_id")
@@ -157,7 +159,7 @@ class InstrumentScientistAdmin(admin.ModelAdmin[InstrumentScientist]):
 
 
 @admin.register(Instrument)
-class InstrumentAdmin(admin.ModelAdmin[Instrument]):
+class InstrumentAdmin(Audited):
     """Instruments."""
 
     list_display = ("name", "facility", "slug")
@@ -167,24 +169,26 @@ class InstrumentAdmin(admin.ModelAdmin[Instrument]):
 
 
 @admin.register(Facility)
-class FacilityAdmin(admin.ModelAdmin[Facility]):
+class FacilityAdmin(Audited):
     """Facilities. Another zone moves the moment at which its data open."""
 
+    audit_values = ("slug", "timezone")
     form = FacilityForm
     list_display = ("name", "slug", "timezone", "contact")
     search_fields = ("name", "slug")
 
 
 @admin.register(Source)
-class SourceAdmin(admin.ModelAdmin[Source]):
+class SourceAdmin(Audited):
     """Sources of records, and whether their flags are trusted to open data."""
 
+    audit_values = ("slug", "trusts_flags")
     list_display = ("name", "slug", "trusts_flags", "imported_at")
     readonly_fields = ("imported_at",)
 
 
 @admin.register(Technique)
-class TechniqueAdmin(admin.ModelAdmin[Technique]):
+class TechniqueAdmin(Audited):
     """Techniques."""
 
     list_display = ("name", "pid")

@@ -10,11 +10,13 @@ from django.db.models import Model
 from django.http import HttpRequest
 from typing_extensions import override
 
-from instances.models import AccessGrant, Connection, Image, Instance, InstanceEvent
+from instances.models import AccessGrant, Connection, Image, Instance, InstanceEvent, Sighting, Sweep, SweepHold
+from visa.audit.admin import Audited
 
 
 @admin.register(Image)
-class ImageAdmin(admin.ModelAdmin[Image]):
+class ImageAdmin(Audited):
+    audit_values = ("slug", "cloud_name", "enabled", "position")
     list_display = ["name", "slug", "cloud_name", "enabled", "position"]
     prepopulated_fields = {"slug": ["name"]}
 

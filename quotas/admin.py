@@ -5,17 +5,20 @@ from django.http import HttpRequest
 from typing_extensions import override
 
 from quotas.models import Allowance, Flavour, Limit
+from visa.audit.admin import Audited
 
 
 @admin.register(Flavour)
-class FlavourAdmin(admin.ModelAdmin[Flavour]):
+class FlavourAdmin(Audited):
+    audit_values = ("slug", "cores", "memory_mib", "disk_gib", "gpus", "cloud_name", "enabled", "position")
     list_display = ["name", "slug", "cores", "memory_mib", "disk_gib", "gpus", "cloud_name", "enabled", "position"]
     list_filter = ["enabled"]
     prepopulated_fields = {"slug": ["name"]}
 
 
 @admin.register(Limit)
-class LimitAdmin(admin.ModelAdmin[Limit]):
+class LimitAdmin(Audited):
+    audit_values = ("kind", "machines", "cores", "memory_mib", "gpus")
     list_display = ["kind", "key", "machines", "cores", "memory_mib", "gpus"]
     list_filter = ["kind"]
 

@@ -22,6 +22,7 @@ from visa.accounts.flow import Flow
 from visa.accounts.models import Arrival, Identity, User
 from visa.accounts.providers import OpenIDProvider, ProviderAway, ProviderRefused
 from visa.accounts.tokens import TokenRefused, verify_id_token
+from visa.audit import trail
 from visa.errors import NotAllowed, Refusal, Unavailable
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,23 @@ class ProviderUnavailable(Unavailable):
     code, title = "provider_unavailable", gettext_noop("Sign-in is not available right now")
 
 
-def refused(provider: OpenIDProvider, reason: object, message: str = "", way_out: str = "") -> Refusal:
-    """The refusal of a sign-in, logged with its reason. The person reads `message`, never the provider's words."""
+def refused(
+    provider: OpenIDProvider, reason: object, message: str = "", way_out: str = "", *, recorded: bool = True
+) -> Refusal:
+    """The refusal of a sign-in, logged with its reason. The person reads `message`, never the provider's words.
+
+    Not `recorded` in the audit trail is what anybody can cause by the thousand with no sign-in under way.
+    """
     number = secrets.token_hex(4)
     log.warning("sign-in %s with %s refused: %r", number, provider.config.slug, str(reason)[:300])
+    if recorded:
+        trail.record(
+            "sign_in.refuse",
+            kind="provider",
+            object_id=provider.config.slug,
+            text=str(reason)[:300],
+            detail={"number": number},
+        )
     return SignInRefused(
         message or _("The reply of %(provider)s could not be trusted.") % {"provider": provider.config.label},
         way_out=way_out

@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 
 from visa.accounts.claims import Person, Role, roles_of
 from visa.accounts.models import Identity, User
+from visa.audit import trail
 
 
 @dataclass
@@ -58,6 +59,7 @@ def _welcome(person: Person) -> Identity:
     if identity is None:
         user = User.objects.create_person(name=person.name, email=person.email)
         identity = Identity(user=user, issuer=person.issuer, subject=person.subject)
+        trail.record("person.join", kind="person", object_id=user.public_id, actor=user.public_id)
     identity.voperson_id = person.voperson_id
     identity.affiliations = list(person.affiliations)
     identity.groups = list(person.groups)
@@ -67,7 +69,11 @@ def _welcome(person: Person) -> Identity:
     user = identity.user
     roles = roles_of(person, settings.ENVIRONMENT.roles)
     user.name, user.email = person.name, person.email
-    user.roles = sorted(role.value for role in roles)
+    before, user.roles = user.roles, sorted(role.value for role in roles)
+    if user.roles != before:
+        # By nobody here: the provider's claims and the site's mapping of them made it so.
+        detail = {"before": before, "after": user.roles, "issuer": person.issuer}
+        trail.record("roles.change", kind="person", object_id=user.public_id, detail=detail)
     # Administrators work in the Django admin, with all its permissions. They are few, named by the site's own mapping,
     # and a finer grain would be a second place where rights are given by hand. No door outside the admin asks for it.
     user.is_staff = user.is_superuser = Role.ADMINISTRATOR in roles

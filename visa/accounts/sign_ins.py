@@ -13,6 +13,8 @@ from visa.accounts.models import Identity, SignIn, SpentLogoutToken, User
 from visa.accounts.sessions import LIFE, SessionStore
 from visa.accounts.signals import session_ended
 from visa.accounts.tokens import LogoutOrder
+from visa.audit import trail
+from visa.audit.trail import Deed
 
 
 class AlreadySpent(Exception):
@@ -21,21 +23,52 @@ class AlreadySpent(Exception):
 
 def begin(session: SessionBase, identity: Identity, *, sid: str, began_at: datetime) -> SignIn:
     """Write down that this saved session is a sign-in of `identity`; `sid` is the provider's name for its session."""
-    return SignIn.objects.create(
-        session_key=session.session_key or "", identity=identity, sid=sid, began_at=began_at, ends_at=began_at + LIFE
-    )
+    with transaction.atomic():
+        row = SignIn.objects.create(
+            session_key=session.session_key or "",
+            identity=identity,
+            sid=sid,
+            began_at=began_at,
+            ends_at=began_at + LIFE,
+        )
+        person = identity.user.public_id
+        detail = {"sign_in": row.pk, "issuer": identity.issuer}
+        trail.record("sign_in", kind="person", object_id=person, actor=person, detail=detail)
+    return row
 
 
-def end(session_keys: Iterable[str]) -> int:
-    """End these sessions for good, and tell who listens once it is so; how many sign-ins there were."""
+def end(session_keys: Iterable[str], *, cause: str, by: User | None = None) -> int:
+    """End these sessions for good, and tell who listens once it is so; how many sign-ins there were.
+
+    `cause` is a word for the audit trail; `by` the person who ended them, where it was one.
+    """
     keys = sorted(set(session_keys))
     if not keys:
         return 0
     with transaction.atomic():
         Session.objects.filter(session_key__in=keys).delete()
-        ended, _rows = SignIn.objects.filter(session_key__in=keys).delete()
+        ending = list(
+            SignIn.objects.select_for_update(of=("self",))
+            .filter(session_key__in=keys)
+            .order_by("pk")
+            .values_list("pk", "identity__user__public_id")
+        )
+        SignIn.objects.filter(pk__in=[key for key, _person in ending]).delete()
+        trail.record_all(
+            [
+                Deed(
+                    action="sign_out",
+                    kind="person",
+                    object_id=person,
+                    actor=by.public_id if by else "",
+                    reason=cause,
+                    detail={"sign_in": key},
+                )
+                for key, person in ending
+            ]
+        )
         transaction.on_commit(lambda: _tell(keys))
-    return ended
+    return len(ending)
 
 
 def hold(session_key: str) -> bool:
@@ -53,9 +86,9 @@ def _tell(keys: Iterable[str]) -> None:
         session_ended.send_robust(sender=SignIn, session_key=key)
 
 
-def end_all_of(user: User) -> int:
+def end_all_of(user: User, *, cause: str, by: User | None = None) -> int:
     """End every session of this person, at whichever provider it began."""
-    return end(SignIn.objects.filter(identity__user=user).values_list("session_key", flat=True))
+    return end(SignIn.objects.filter(identity__user=user).values_list("session_key", flat=True), cause=cause, by=by)
 
 
 def end_overdue() -> int:
@@ -65,7 +98,8 @@ def end_overdue() -> int:
     of idleness, and who works on one for an hour without loading a page is not away.
     """
     SessionStore.clear_expired()
-    return end(SignIn.objects.filter(ends_at__lte=timezone.now()).values_list("session_key", flat=True))
+    over = SignIn.objects.filter(ends_at__lte=timezone.now())
+    return end(over.values_list("session_key", flat=True), cause="over")
 
 
 @transaction.atomic
@@ -87,4 +121,4 @@ def obey(order: LogoutOrder) -> int:
         sign_ins = sign_ins.filter(identity__subject=order.subject)
     if order.sid:
         sign_ins = sign_ins.filter(sid=order.sid)
-    return end(sign_ins.values_list("session_key", flat=True))
+    return end(sign_ins.values_list("session_key", flat=True), cause="by the provider")

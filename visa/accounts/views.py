@@ -101,6 +101,7 @@ def callback(request: HttpRequest, slug: str) -> HttpResponse:
             "no sign-in with this state is under way in this browser",
             _("This browser has no sign-in under way that this reply belongs to."),
             _("It may have been left open too long. Start again from this site."),
+            recorded=False,
         )
     try:
         response = _finish(request, provider, flow)
@@ -143,7 +144,7 @@ def _finish(request: HttpRequest, provider: OpenIDProvider, flow: flows.Flow) ->
 def _open_session(request: HttpRequest, provider: OpenIDProvider, user: User, arrival: Arrival) -> None:
     """A session with a new id and nothing of before in it; one that was open in this browser ends."""
     if request.session.session_key:
-        sign_ins.end([request.session.session_key])
+        sign_ins.end([request.session.session_key], cause="another sign-in", by=user)
     request.session.flush()
     login(request, user)
     session = request.session
@@ -167,7 +168,8 @@ def sign_out(request: HttpRequest) -> HttpResponse:
         return render(request, "accounts/sign_out.html")
     id_token, slug = request.session.get(_ID_TOKEN), request.session.get(_PROVIDER, "")
     if request.session.session_key:
-        sign_ins.end([request.session.session_key])
+        person = request.user if isinstance(request.user, User) else None
+        sign_ins.end([request.session.session_key], cause="asked for", by=person)
     logout(request)
     provider = providers.named(slug)
     endpoint = ""
@@ -209,7 +211,7 @@ def backchannel(request: HttpRequest, slug: str) -> JsonResponse:
         )
         sign_ins.obey(order)
     except (TokenRefused, sign_ins.AlreadySpent) as error:
-        refused(provider, f"log-out token: {type(error).__name__} {error}")
+        refused(provider, f"log-out token: {type(error).__name__} {error}", recorded=False)
         return JsonResponse({"error": "invalid_request"}, status=400)
     except ProviderAway as error:
         away(provider, error)

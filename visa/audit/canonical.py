@@ -1,6 +1,7 @@
 """Pure: the one spelling of a row, and the hashes over it (RFC 8785, SHA-256)."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -34,5 +35,10 @@ def text_digest(salt: str, source: str, text: str) -> str:
 
 
 def check(detail: Mapping[str, Any]) -> None:
-    """Raises ValueError for a detail that could not be sealed: numbers beyond 2^53, NaN, lone surrogates."""
-    rfc8785.dumps(dict(detail))
+    """Raises ValueError for a detail that could not be sealed: numbers beyond 2^53, fractions, lone surrogates."""
+    # The database gives fractions back in a spelling of its own.
+    json.loads(rfc8785.dumps(dict(detail)), parse_float=_no_fraction)
+
+
+def _no_fraction(text: str) -> float:
+    raise ValueError(f"{text} is a fraction: the trail holds whole numbers and texts")
