@@ -9,6 +9,10 @@ class InstancesConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        from instances import checkpoints, checks, receivers  # noqa: F401 - registered when the app registry is ready
+        from instances import checkpoints, checks, notices, receivers  # noqa: F401 - registered with the apps
+        from visa.outbox import couriers
+
+        couriers.register(notices.MAIL, notices.by_mail)
+        couriers.register(notices.ADMINISTRATORS, notices.to_administrators)
 
         checkpoints.arm(settings.ENVIRONMENT.tests.checkpoints)

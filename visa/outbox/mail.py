@@ -4,6 +4,7 @@ SMTP cannot promise once: a server that took a mail and went away before it said
 carry one Message-ID, made of the key, by which mail programs and servers know them for one.
 """
 
+import contextlib
 import hashlib
 import smtplib
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from email.utils import formataddr, parseaddr
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives, get_connection
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 
 from visa.outbox.couriers import Away, Hopeless, Refused
@@ -50,7 +52,7 @@ def send(key: str, letter: Letter) -> None:
             # no answer of a machine to a machine (RFC 3834)
             "Auto-Submitted": "auto-generated",
         },
-        connection=get_connection(),
+        connection=(with_server := get_connection()),
     )
     mail.attach_alternative(letter.html, "text/html")
     try:
@@ -66,6 +68,8 @@ def send(key: str, letter: Letter) -> None:
         raise Away(_told(error)) from error
     except UnicodeError as error:
         raise Hopeless("the address cannot be written") from error
+    finally:
+        _leave(with_server)
 
 
 def greet() -> str:
@@ -86,6 +90,12 @@ def greet() -> str:
     except (smtplib.SMTPException, OSError) as error:
         raise Away(_told(error)) from error
     finally:
+        _leave(with_server)
+
+
+def _leave(with_server: BaseEmailBackend) -> None:
+    """Closes what is open, a connection that was opened half way too."""
+    with contextlib.suppress(smtplib.SMTPException, OSError):
         with_server.close()
 
 

@@ -1,0 +1,303 @@
+"""What people are told by mail of their machines, and administrators of the site: few things, each once.
+
+`follow` and its like put ids into the outbox, in the transaction of what happened; nobody waits for a mail server. The
+words are made when the mail is sent, from what is so then: what is no longer so is not told.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone, translation
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from instances.lifecycle import Seen, Wanted
+from instances.models import Instance, ServiceState, Sweep, SweepHold
+from visa.accounts.claims import Role
+from visa.accounts.models import User
+from visa.outbox import mail, outbox
+
+#: a launch that took longer is worth a mail: whoever waited for it has gone elsewhere
+LONG_LAUNCH = timedelta(minutes=5)
+#: a machine that became ready longer ago is no news
+NEWS = timedelta(minutes=30)
+#: what an outage or a deletion may take before administrators hear of it
+LONG_OUTAGE = timedelta(minutes=10)
+LONG_DELETION = timedelta(minutes=10)
+
+MAIL = "mail"
+ADMINISTRATORS = "administrators"
+
+
+class Notice(StrEnum):
+    """What is told: the first three to a machine's owner, the others to every administrator."""
+
+    FAILED = "failed"
+    GONE = "gone"
+    READY = "ready"
+    SITE_FULL = "site_full"
+    STUCK = "stuck"
+    SWEPT = "swept"
+    SWEEP_HELD = "sweep_held"
+    CLOUD_SILENT = "cloud_silent"
+
+
+#: events of a machine's story that its owner hears of
+OF_EVENTS = {"failed": Notice.FAILED, "gone": Notice.GONE, "seen.ready": Notice.READY}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """A mail's words. `link` is a whole address."""
+
+    subject: str
+    lines: tuple[str, ...]
+    to_do: str
+    link: str
+
+
+# --- what happened: ids into the outbox --------------------------------------------------------------------------
+
+
+def follow(instance_id: UUID, kinds: Iterable[str]) -> None:
+    """Tells a machine's owner of these events, where they are worth a mail. Call it in the events' transaction."""
+    notices = [OF_EVENTS[kind] for kind in kinds if kind in OF_EVENTS]
+    if not notices:
+        return
+    instance = Instance.objects.select_related("owner").get(id=instance_id)
+    for notice in notices:
+        tell(instance, notice)
+
+
+def tell(instance: Instance, notice: Notice) -> None:
+    """Tells of one machine, once for each wish; that the site is full, once a day, by the first machine that waits."""
+    now = timezone.now()
+    match notice:
+        case Notice.READY:
+            if instance.ready_at is None or now - instance.ready_at > NEWS:
+                return
+            if instance.ready_at - instance.created_at <= LONG_LAUNCH:
+                return
+            key = f"{notice}:{instance.id}"
+        case Notice.FAILED:
+            key = f"{notice}:{instance.id}:{instance.wanted_at.isoformat()}"
+        case Notice.SITE_FULL:
+            key = f"{notice}:{now.date()}"
+        case _:
+            key = f"{notice}:{instance.id}"
+    if notice in {Notice.FAILED, Notice.GONE, Notice.READY}:
+        _put(key, notice, instance.id, to=instance.owner)
+    else:
+        _put(key, notice, instance.id)
+
+
+def tell_swept(sweep: Sweep) -> None:
+    """Tells administrators that a sweep deleted something: once a day, by the first that did."""
+    _put(f"{Notice.SWEPT}:{sweep.at.date()}", Notice.SWEPT, sweep.pk)
+
+
+def tell_held(hold: SweepHold) -> None:
+    """Tells administrators that sweeps only report until they are released."""
+    _put(f"{Notice.SWEEP_HELD}:{hold.pk}", Notice.SWEEP_HELD, hold.pk)
+
+
+def tell_silent(service: ServiceState) -> None:
+    """Tells administrators that a service of the cloud has not answered for long; nothing before `LONG_OUTAGE`."""
+    if service.opened_at is not None and timezone.now() - service.opened_at > LONG_OUTAGE:
+        key = f"{Notice.CLOUD_SILENT}:{service.service}:{service.opened_at.isoformat()}"
+        _put(key, Notice.CLOUD_SILENT, service.service)
+
+
+def _put(key: str, notice: Notice, about: object, *, to: User | None = None) -> None:
+    payload = {"notice": str(notice), "about": str(about)}
+    if to is None:
+        outbox.put(key=key, kind=ADMINISTRATORS, payload=payload)
+    else:
+        outbox.put(key=key, kind=MAIL, payload={**payload, "to": str(to.public_id)})
+
+
+# --- couriers ----------------------------------------------------------------------------------------------------
+
+
+def to_administrators(key: str, payload: Mapping[str, object]) -> str:
+    """One mail for each administrator, so that one bad address costs the others nothing."""
+    people = User.objects.filter(is_active=True, roles__contains=[Role.ADMINISTRATOR.value]).order_by("pk")
+    with transaction.atomic():
+        for person in people:
+            one = {"notice": str(payload["notice"]), "about": str(payload["about"]), "to": str(person.public_id)}
+            outbox.put(key=f"{key}:{person.public_id}", kind=MAIL, payload=one)
+    return ""
+
+
+def by_mail(key: str, payload: Mapping[str, object]) -> str:
+    """Sends one mail, or says why none is needed. Raises what `mail.send` raises."""
+    if not mail.is_on():
+        return "no mail server is configured"
+    person = User.objects.filter(public_id=str(payload["to"]), is_active=True).first()
+    if person is None or not person.email:
+        return "the person has no address"
+    # Nobody's language is known here: the site's own, not that of whoever asked this process last.
+    with translation.override(settings.LANGUAGE_CODE):
+        words = _WORDS[Notice(str(payload["notice"]))](str(payload["about"]))
+        if words is None:
+            return "no longer so"
+        told = {"words": words, "site": settings.SITE, "language": settings.LANGUAGE_CODE}
+        letter = mail.Letter(
+            address=person.email,
+            subject=words.subject,
+            text=render_to_string("mail/notice.txt", told),
+            html=render_to_string("mail/notice.html", told),
+        )
+    mail.send(key, letter)
+    return ""
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def _failed(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about, failed=True, deleted_at=None).exclude(wanted=Wanted.DELETED).first()
+    if instance is None:
+        return None
+    return Words(
+        subject=_("Your machine “%(name)s” has failed") % {"name": instance.name},
+        lines=(_(instance.reason) if instance.reason else "", _("The data it was made for are untouched.")),
+        to_do=_("Open its page: it says what can be done."),
+        link=_page_of(instance),
+    )
+
+
+def _gone(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about, gone=True, deleted_at=None).exclude(wanted=Wanted.DELETED).first()
+    if instance is None:
+        return None
+    return Words(
+        subject=_("Your machine “%(name)s” no longer exists") % {"name": instance.name},
+        lines=(
+            _("It was removed outside this platform, and what stood only on its own disk is gone with it."),
+            _("The data it was made for are untouched."),
+        ),
+        to_do=_("Delete it on its page, and launch again."),
+        link=_page_of(instance),
+    )
+
+
+def _ready(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about, seen=Seen.READY, wanted=Wanted.RUNNING, deleted_at=None).first()
+    if instance is None or instance.ready_at is None:
+        return None
+    minutes = round((instance.ready_at - instance.created_at).total_seconds() / 60)
+    took = ngettext("It took %(minutes)d minute.", "It took %(minutes)d minutes.", minutes) % {"minutes": minutes}
+    return Words(
+        subject=_("Your machine “%(name)s” is ready") % {"name": instance.name},
+        lines=(_("Its desktop answers."), took),
+        to_do=_("Open its page and connect."),
+        link=_page_of(instance),
+    )
+
+
+def _site_full(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about).first()
+    if instance is None:
+        return None
+    return Words(
+        subject=_("The cloud has no room for more machines"),
+        lines=(
+            _("Machines wait, the first of them is “%(name)s”.") % {"name": instance.name},
+            instance.reason_detail[:300] if instance.reason_code == "cloud_full" else "",
+            _("They start by themselves as soon as there is room. Today you are told this only once."),
+        ),
+        to_do=_("Raise our project's quota at the cloud, or ask people to delete machines they do not use."),
+        link=_page_of(instance),
+    )
+
+
+def _stuck(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about, wanted=Wanted.DELETED, deleted_at=None).first()
+    if instance is None:
+        return None
+    return Words(
+        subject=_("The cloud does not delete “%(name)s”") % {"name": instance.name},
+        lines=(
+            _("It was asked more than ten minutes ago, and is asked again and again."),
+            _("What the machine takes stays reserved meanwhile, since it may still be there."),
+            _("The server's id in the cloud: %(id)s") % {"id": instance.server_id or "–"},
+        ),
+        to_do=_("Look at this server in the cloud, and delete it there."),
+        link=_page_of(instance),
+    )
+
+
+def _swept(about: str) -> Words | None:
+    sweep = Sweep.objects.filter(pk=about).first()
+    if sweep is None:
+        return None
+    return Words(
+        subject=_("Something was deleted from the cloud that belonged to no machine"),
+        lines=(
+            ngettext(
+                "The sweep deleted %(number)d thing that carried our tag and had no row.",
+                "The sweep deleted %(number)d things that carried our tag and had no row.",
+                sweep.swept,
+            )
+            % {"number": sweep.swept},
+            _("Nothing should be left behind, so this is a fault to explain. Today you are told this only once."),
+        ),
+        to_do=_("Compare the sightings with the logs of that time."),
+        link=_site(),
+    )
+
+
+def _sweep_held(about: str) -> Words | None:
+    hold = SweepHold.objects.filter(pk=about, released_at=None).first()
+    if hold is None:
+        return None
+    return Words(
+        subject=_("Sweeps are held and only report"),
+        lines=(_(hold.why), _("Nothing left behind in the cloud is deleted until an administrator releases them.")),
+        to_do=_("Look at what the last sweep found, and release it if that is right."),
+        link=_site(),
+    )
+
+
+def _cloud_silent(about: str) -> Words | None:
+    state = ServiceState.objects.filter(service=about).exclude(opened_at=None).first()
+    if state is None or state.opened_at is None:
+        return None
+    return Words(
+        subject=_("The cloud does not answer"),
+        lines=(
+            _("Its service %(service)s has not answered since %(since)s.")
+            % {"service": state.service, "since": f"{state.opened_at:%Y-%m-%d %H:%M} UTC"},
+            _("No machine fails for it: everything waits and goes on by itself."),
+        ),
+        to_do=_("See whether the cloud runs and can be reached from here; “doctor” tells more."),
+        link=_site(),
+    )
+
+
+def _page_of(instance: Instance) -> str:
+    return settings.SITE.url + reverse("instances:instance-detail", args=[instance.id])
+
+
+def _site() -> str:
+    return settings.SITE.url + reverse("home")
+
+
+_WORDS: dict[Notice, Callable[[str], Words | None]] = {
+    Notice.FAILED: _failed,
+    Notice.GONE: _gone,
+    Notice.READY: _ready,
+    Notice.SITE_FULL: _site_full,
+    Notice.STUCK: _stuck,
+    Notice.SWEPT: _swept,
+    Notice.SWEEP_HELD: _sweep_held,
+    Notice.CLOUD_SILENT: _cloud_silent,
+}
