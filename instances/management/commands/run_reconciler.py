@@ -9,8 +9,10 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import provisioning
+from instances import provisioning, reconciliation
 from instances.cloud.connect import connect
+from instances.pace import pace
+from visa.outbox import sending
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         cloud = connect()
+        threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
+        threading.Thread(target=sending.keep_sending, args=(stopping,), name="outbox", daemon=True).start()
         log.info("the reconciler runs")
         while not stopping.is_set():
             try:
@@ -45,3 +49,21 @@ class Command(BaseCommand):
             if idle:
                 stopping.wait(POLL_SECONDS)
         log.info("the reconciler stops")
+
+
+def _sweep(stopping: threading.Event) -> None:
+    """Rows against the whole cloud, beside the loop: long lists must not keep a launch waiting.
+
+    It may be killed at any moment: what a sweep means to delete is written down before.
+    """
+    cloud = connect()
+    while not stopping.is_set():
+        try:
+            if reconciliation.sweep_if_due(cloud):
+                reconciliation.compare_allowances()
+        except Exception:
+            log.exception("a sweep failed")
+        finally:
+            # Its connection would be taken for the loop's by whoever looks whether that one is alive.
+            connection.close()
+        stopping.wait(pace().sweep.total_seconds() / 4)
