@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +22,14 @@ from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import (
     Cloud,
     CloudFull,
+    CloudLimited,
     CloudUnreachable,
     Offering,
+    Port,
     Server,
     ServerSpec,
     ServerStatus,
+    Volume,
 )
 from instances.userdata import BIND_OPTIONS, DesktopSecret, Machine, MountPoint, render
 
@@ -40,59 +44,113 @@ class FullCloud(MemoryCloud):
         raise CloudFull("No valid host was found.")
 
 
-class DeafCloud(MemoryCloud):
+class GatedCloud(MemoryCloud):
+    """Asks its gate before every verb: what that raises is the cloud's answer."""
+
+    def gate(self) -> None:
+        """Lets all through."""
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        self.gate()
+        return super().find(instance_id)
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        self.gate()
+        return super().create(spec)
+
+    @override
+    def start(self, server_id: str) -> None:
+        self.gate()
+        super().start(server_id)
+
+    @override
+    def stop(self, server_id: str) -> None:
+        self.gate()
+        super().stop(server_id)
+
+    @override
+    def reboot(self, server_id: str) -> None:
+        self.gate()
+        super().reboot(server_id)
+
+    @override
+    def delete(self, server_id: str) -> None:
+        self.gate()
+        super().delete(server_id)
+
+    @override
+    def list(self) -> Iterable[Server]:
+        self.gate()
+        return super().list()
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        self.gate()
+        return super().changed_since(when)
+
+    @override
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        self.gate()
+        return super().find_ports(instance_id)
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        self.gate()
+        return super().create_port(instance_id)
+
+    @override
+    def delete_port(self, port_id: str) -> None:
+        self.gate()
+        super().delete_port(port_id)
+
+    @override
+    def ports(self) -> Iterable[Port]:
+        self.gate()
+        return super().ports()
+
+    @override
+    def volumes(self) -> Iterable[Volume]:
+        self.gate()
+        return super().volumes()
+
+    @override
+    def delete_volume(self, volume_id: str) -> None:
+        self.gate()
+        super().delete_volume(volume_id)
+
+    @override
+    def console(self, server_id: str, *, lines: int = 50) -> str:
+        self.gate()
+        return super().console(server_id, lines=lines)
+
+    @override
+    def offering(self) -> Offering:
+        self.gate()
+        return super().offering()
+
+
+class DeafCloud(GatedCloud):
     """Does not answer while `deaf`."""
 
     deaf = True
 
     @override
-    def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        self._listen()
-        return super().find(instance_id)
-
-    @override
-    def create(self, spec: ServerSpec) -> Server:
-        self._listen()
-        return super().create(spec)
-
-    @override
-    def start(self, server_id: str) -> None:
-        self._listen()
-        super().start(server_id)
-
-    @override
-    def stop(self, server_id: str) -> None:
-        self._listen()
-        super().stop(server_id)
-
-    @override
-    def reboot(self, server_id: str) -> None:
-        self._listen()
-        super().reboot(server_id)
-
-    @override
-    def delete(self, server_id: str) -> None:
-        self._listen()
-        super().delete(server_id)
-
-    @override
-    def list(self) -> Iterable[Server]:
-        self._listen()
-        return super().list()
-
-    @override
-    def console(self, server_id: str, *, lines: int = 50) -> str:
-        self._listen()
-        return super().console(server_id, lines=lines)
-
-    @override
-    def offering(self) -> Offering:
-        self._listen()
-        return super().offering()
-
-    def _listen(self) -> None:
+    def gate(self) -> None:
         if self.deaf:
             raise CloudUnreachable("no answer")
+
+
+class LimitedCloud(GatedCloud):
+    """Says "too many calls" while `limited`."""
+
+    limited = True
+
+    @override
+    def gate(self) -> None:
+        if self.limited:
+            raise CloudLimited("too many calls", retry_after=7.0)
 
 
 class SlowCloud(MemoryCloud):
@@ -144,6 +202,39 @@ class LosingReplies(Cloud):
     @override
     def list(self) -> Iterable[Server]:
         return self._lost(lambda: tuple(self.behind.list()))
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        return self._lost(lambda: tuple(self.behind.changed_since(when)))
+
+    @property
+    @override
+    def unique_ports(self) -> bool:
+        return self.behind.unique_ports
+
+    @override
+    def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+        return self._lost(lambda: self.behind.find_ports(instance_id))
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        return self._lost(lambda: self.behind.create_port(instance_id))
+
+    @override
+    def delete_port(self, port_id: str) -> None:
+        return self._lost(lambda: self.behind.delete_port(port_id))
+
+    @override
+    def ports(self) -> Iterable[Port]:
+        return self._lost(lambda: tuple(self.behind.ports()))
+
+    @override
+    def volumes(self) -> Iterable[Volume]:
+        return self._lost(lambda: tuple(self.behind.volumes()))
+
+    @override
+    def delete_volume(self, volume_id: str) -> None:
+        return self._lost(lambda: self.behind.delete_volume(volume_id))
 
     @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
@@ -226,6 +317,10 @@ class CloudUnderTest(ABC):
     def deaf(self) -> AbstractContextManager[Cloud]:
         """The same cloud, which does not answer within the block."""
 
+    def limited(self) -> AbstractContextManager[Cloud]:
+        """The same cloud, which says "too many calls, come back in 7 seconds" within the block."""
+        raise NotImplementedError("this cloud knows no limit")
+
     @abstractmethod
     def full(self) -> AbstractContextManager[None]:
         """Within the block there is no room for another `spec()`."""
@@ -238,15 +333,29 @@ class CloudUnderTest(ABC):
         """Nothing is left behind."""
         for server in self.cloud.list():
             self.cloud.delete(server.id)
+        for port in self.cloud.ports():
+            self.cloud.delete_port(port.id)
 
 
 class MemoryUnderTest(CloudUnderTest):
-    class _Cloud(DeafCloud):
-        deaf = False
+    class _Cloud(DeafCloud, LimitedCloud):
+        deaf = limited = False
 
-    def __init__(self) -> None:
-        self.memory = self._Cloud(looks=2)
+        @override
+        def gate(self) -> None:
+            super().gate()
+            LimitedCloud.gate(self)
+
+    def __init__(self, *, own_network: bool = True) -> None:
+        self.memory = self._Cloud(looks=2, own_network=own_network)
         self.cloud = self.memory
+
+    @override
+    @contextmanager
+    def limited(self) -> Iterator[Cloud]:
+        self.memory.limited = True
+        yield self.memory
+        self.memory.limited = False
 
     @override
     @contextmanager

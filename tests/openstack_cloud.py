@@ -1,4 +1,4 @@
-"""The real OpenStack before the contract of every cloud. Silence and lost answers come from a faulty wire to Nova."""
+"""The real OpenStack before the contract of every cloud. Silence and lost answers come from faulty wires."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,19 +8,23 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from instances.cloud.protocol import Cloud, ServerSpec
+from instances.cloud.protocol import Cloud, ServerSpec, Service
 from tests.clouds import CloudUnderTest
 from tests.real_cloud import RealCloud, has_guests
 from tests.wire import Fault
+
+#: whose wires are faulty; signing in goes on
+SERVICES = (Service.NOVA, Service.NEUTRON, Service.GLANCE)
 
 
 class OpenStackUnderTest(CloudUnderTest):
     """One environment in the OpenStack of deploy/openstack; `real` empties it at its own end."""
 
-    def __init__(self, real: RealCloud) -> None:
+    def __init__(self, real: RealCloud, network: str = "visa") -> None:
         self.patience = 240 if has_guests() else 60
         self.real = real
-        self.cloud = real.connect()
+        self.network = network
+        self.cloud = real.connect(network=network)
         self._open = ExitStack()
 
     @override
@@ -40,6 +44,15 @@ class OpenStackUnderTest(CloudUnderTest):
 
     @override
     @contextmanager
+    def limited(self) -> Iterator[Cloud]:
+        with ExitStack() as stack:
+            wires = [stack.enter_context(self.real.wire(service)) for service in SERVICES]
+            for wire in wires:
+                wire.spoil(Fault.LIMITED, seconds=7.0)
+            yield self.real.connect(wires=wires, network=self.network)
+
+    @override
+    @contextmanager
     def full(self) -> Iterator[None]:
         """The project may have as many servers as it has."""
         nova: Any = self.real.sdk()
@@ -54,13 +67,14 @@ class OpenStackUnderTest(CloudUnderTest):
 
     @override
     def stranger(self) -> Cloud:
-        return self.real.connect(environment=f"{self.real.environment}-stranger")
+        return self.real.connect(environment=f"{self.real.environment}-stranger", network=self.network)
 
     @override
     def close(self) -> None:
         self._open.close()
 
     def _faulty(self, stack: ExitStack, fault: Fault, *, reads: bool) -> Cloud:
-        wire = stack.enter_context(self.real.wire())
-        wire.fault, wire.reads = fault, reads
-        return self.real.connect(wire=wire)
+        wires = [stack.enter_context(self.real.wire(service)) for service in SERVICES]
+        for wire in wires:
+            wire.fault, wire.reads = fault, reads
+        return self.real.connect(wires=wires, network=self.network)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +15,18 @@ import pytest
 import yaml
 
 from instances.cloud.openstack import OpenStackCloud
-from instances.cloud.protocol import Server, ServerSpec, ServerStatus
+from instances.cloud.protocol import Server, ServerSpec, ServerStatus, Service
 from tests.wire import Wire
 
 T = TypeVar("T")
+
+#: what in clouds.yaml says where a service is, its port here, and its path
+_WIRES = {
+    Service.KEYSTONE: ("auth_url", 5000, "/v3"),
+    Service.NOVA: ("compute_endpoint_override", 8774, "/v2.1"),
+    Service.NEUTRON: ("network_endpoint_override", 9696, "/v2.0"),
+    Service.GLANCE: ("image_endpoint_override", 9292, "/v2"),
+}
 
 
 def state() -> Path:
@@ -52,15 +60,21 @@ class RealCloud:
         self._clouds: dict[str, Any] = yaml.safe_load((state() / "clouds.yaml").read_text())["clouds"]
         self.environment = f"test-{uuid.uuid4().hex[:12]}"
         self._environments = {self.environment}
+        self._wires: dict[Wire, str] = {}
 
-    def connect(self, *, environment: str = "", wire: Wire | None = None, **changes: object) -> OpenStackCloud:
-        """A cloud with the platform's own credential; through a wire to Nova if one is given. `changes` go into the
-        entry of clouds.yaml (`auth` is merged), `seconds`, `network` and `cloud` to the cloud itself."""
+    def connect(
+        self, *, environment: str = "", wire: Wire | None = None, wires: Iterable[Wire] = (), **changes: object
+    ) -> OpenStackCloud:
+        """A cloud with the platform's own credential; through these wires of `wire()`. `changes` go into the entry of
+        clouds.yaml (`auth` is merged), `seconds`, `network` and `cloud` to the cloud itself."""
         named: dict[str, Any] = {name: changes.pop(name) for name in ("seconds", "network", "cloud") if name in changes}
         entry = {**self._clouds["visa"], **changes}
         entry["auth"] = {**self._clouds["visa"]["auth"], **entry["auth"]}
-        if wire is not None:
-            entry["compute_endpoint_override"] = wire.url
+        for one in (*wires, wire) if wire is not None else wires:
+            if (key := self._wires[one]) == "auth_url":
+                entry["auth"]["auth_url"] = one.url
+            else:
+                entry[key] = one.url
         name = f"visa-{uuid.uuid4().hex[:8]}"
         self._write(name, entry)
         environment = environment or self.environment
@@ -77,9 +91,12 @@ class RealCloud:
         self._write(cloud, self._clouds[cloud])
         return Connection(cloud=cloud, compute_default_microversion="2.90")
 
-    def wire(self) -> Wire:
-        """A wire to Nova, to be entered with `with`."""
-        return Wire("127.0.0.1", 8774, prefix="/v2.1")
+    def wire(self, service: Service = Service.NOVA) -> Wire:
+        """A wire to one of the services, to be entered with `with` and given to `connect`."""
+        key, port, prefix = _WIRES[service]
+        wire = Wire("127.0.0.1", port, prefix=prefix)
+        self._wires[wire] = key
+        return wire
 
     def spec(self, **changes: object) -> ServerSpec:
         """What the smallest machine asks for."""
@@ -118,6 +135,9 @@ class RealCloud:
             for server in cloud.list():
                 cloud.delete(server.id)
         until(lambda: not any(cloud.list() for cloud in clouds), 120, "all of the test's servers are gone")
+        for cloud in clouds:
+            for port in cloud.ports():
+                cloud.delete_port(port.id)
 
     def _write(self, name: str, entry: dict[str, Any]) -> None:
         path = self._directory / "clouds.yaml"

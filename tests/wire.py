@@ -1,16 +1,22 @@
 """A faulty wire: a real HTTP proxy on loopback in front of a real service, which loses, delays or spoils on order.
 
     with Wire("127.0.0.1", 8774) as wire:
-        wire.fault = Fault.LOSE_REPLY
+        wire.spoil(Fault.LOSE_REPLY, method="POST", path=r"/servers$", count=1)
         ...  # point the client at wire.url
         assert wire.orders == [("POST", "/v2.1/servers")]
 
-Faults strike orders only (POST, PUT, DELETE) unless `reads` is set as well.
+Rules strike in the order they were given; the first that matches does. What no rule matches is struck by `fault`:
+orders only (POST, PUT, DELETE) unless `reads` is set as well.
 """
 
+import contextlib
 import http.client
+import re
+import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -18,9 +24,12 @@ from typing import Self
 
 from typing_extensions import override
 
+#: status, headers, body
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
 
 class Fault(StrEnum):
-    """What the wire does to a request."""
+    """What the wire does to a request. Nobody there at all is `Wire.away`."""
 
     NONE = "none"
     LOSE_REQUEST = "lose_request"  #: the connection breaks before the service sees anything
@@ -29,27 +38,102 @@ class Fault(StrEnum):
     UNAVAILABLE = "unavailable"  #: 503, as a front proxy answers without its service
     NONSENSE = "nonsense"  #: 200 with a page of HTML
     LIMITED = "limited"  #: 429 with Retry-After
+    DELAY = "delay"  #: the service hears of it `seconds` later
+    STATUS = "status"  #: this status, headers and body, and the service hears nothing
+    TWICE = "twice"  #: the service does it two times; the first answer is told
+    TRUNCATE = "truncate"  #: the connection breaks in the middle of the answer
+    STALE = "stale"  #: the answer before, to the same question; where there was none, this one
+    SLOW_BODY = "slow_body"  #: the answer's body drips for `seconds`
+
+
+@dataclass
+class Rule:
+    """One fault, for the requests that match and `count` of them at most (None: all). `hits` tells how many it hit."""
+
+    fault: Fault
+    method: str = ""
+    path: str = ""
+    count: int | None = None
+    seconds: float = 1.0
+    status: int = 500
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b"{}"
+    hits: int = field(default=0, init=False)
+
+    def matches(self, method: str, path: str) -> bool:
+        spent = self.count is not None and self.hits >= self.count
+        return not spent and self.method in {"", method} and re.search(self.path, path) is not None
 
 
 class Wire:
-    """The proxy and its one fault at a time. `orders` holds method and path of every order that arrived."""
+    """The proxy. `calls` holds method and path of every request that arrived, `orders` those that were no question."""
 
     def __init__(self, host: str, port: int, *, prefix: str = "") -> None:
         self.fault = Fault.NONE
         self.reads = False
-        self.orders: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
+        self._rules: list[Rule] = []
+        self._told: dict[str, Answer] = {}
         self._upstream = (host, port)
         self._prefix = prefix
+        self._lock = threading.Lock()
         self._go = threading.Event()
         self._held: list[threading.Thread] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._open: set[socket.socket] = set()
+        self._listen(("127.0.0.1", 0))
+
+    def _listen(self, address: tuple[str, int]) -> None:
+        self._server = ThreadingHTTPServer(address, self._handler())
         self._server.daemon_threads = True
+        self._address = ("127.0.0.1", self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def url(self) -> str:
         """Where a client finds the service through this wire."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}{self._prefix}"
+        return f"http://127.0.0.1:{self._address[1]}{self._prefix}"
+
+    @property
+    def orders(self) -> list[tuple[str, str]]:
+        return [(method, path) for method, path in self.calls if method not in {"GET", "HEAD"}]
+
+    def spoil(
+        self,
+        fault: Fault,
+        *,
+        method: str = "",
+        path: str = "",
+        count: int | None = None,
+        seconds: float = 1.0,
+        status: int = 500,
+        headers: tuple[tuple[str, str], ...] = (),
+        body: bytes = b"{}",
+    ) -> Rule:
+        """Adds a rule: `path` is a regular expression, searched for in path and query."""
+        rule = Rule(fault, method, path, count, seconds, status, headers, body)
+        with self._lock:
+            self._rules.append(rule)
+        return rule
+
+    def mend(self) -> None:
+        """Takes every rule and fault away."""
+        with self._lock:
+            self._rules.clear()
+        self.fault, self.reads = Fault.NONE, False
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Within the block nobody takes a connection, and those that were open are broken."""
+        self._close()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            self._listen(self._address)
+            self._thread.start()
 
     def release(self) -> None:
         """Lets what was held up through to the service, and waits until that has answered."""
@@ -66,15 +150,26 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.fault = Fault.NONE
+        self.mend()
         self.release()
+        self._close()
+
+    def _close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def _forward(
-        self, method: str, path: str, headers: Iterable[tuple[str, str]], body: bytes
-    ) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _rule_for(self, method: str, path: str) -> Rule:
+        with self._lock:
+            self.calls.append((method, path))
+            for rule in self._rules:
+                if rule.matches(method, path):
+                    rule.hits += 1
+                    return rule
+        order = method not in {"GET", "HEAD"}
+        return Rule(self.fault if order or self.reads else Fault.NONE)
+
+    def _forward(self, method: str, path: str, headers: Iterable[tuple[str, str]], body: bytes) -> Answer:
         connection = http.client.HTTPConnection(*self._upstream, timeout=60)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -95,24 +190,50 @@ class Wire:
             def log_message(self, format: str, *args: object) -> None:
                 """The wire says nothing of its own."""
 
-            def _answer(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+            @override
+            def setup(self) -> None:
+                super().setup()
+                with wire._lock:
+                    wire._open.add(self.connection)
+
+            @override
+            def finish(self) -> None:
+                with wire._lock:
+                    wire._open.discard(self.connection)
+                with contextlib.suppress(OSError):
+                    super().finish()
+
+            def _answer(
+                self,
+                status: int,
+                headers: Iterable[tuple[str, str]],
+                body: bytes,
+                drips: float = 0.0,
+                whole: bool = True,
+            ) -> None:
                 self.send_response(status)
                 for name, value in headers:
                     if name.lower() not in {"connection", "transfer-encoding", "content-length", "date", "server"}:
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if not whole:
+                    self.wfile.write(body[: len(body) // 2])
+                    self.close_connection = True
+                elif drips:
+                    for place in range(0, len(body), max(1, len(body) // 20)):
+                        self.wfile.write(body[place : place + max(1, len(body) // 20)])
+                        time.sleep(drips / 20)
+                else:
+                    self.wfile.write(body)
 
             def _pass(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 request = (self.command, self.path, list(self.headers.items()), body)
-                order = self.command not in {"GET", "HEAD"}
-                if order:
-                    wire.orders.append((self.command, self.path))
-                match wire.fault if order or wire.reads else Fault.NONE:
+                rule = wire._rule_for(self.command, self.path)
+                match rule.fault:
                     case Fault.NONE:
-                        self._answer(*wire._forward(*request))
+                        self._tell(wire._forward(*request))
                     case Fault.LOSE_REQUEST:
                         self.close_connection = True
                     case Fault.LOSE_REPLY:
@@ -132,9 +253,29 @@ class Wire:
                     case Fault.UNAVAILABLE:
                         self._answer(503, [("Content-Type", "text/html")], b"<h1>503 Service Unavailable</h1>")
                     case Fault.LIMITED:
-                        self._answer(429, [("Retry-After", "1")], b"{}")
+                        self._answer(429, [("Retry-After", f"{rule.seconds:g}")], b"{}")
                     case Fault.NONSENSE:
                         self._answer(200, [("Content-Type", "text/html")], b"<h1>It works!</h1>")
+                    case Fault.DELAY:
+                        time.sleep(rule.seconds)
+                        self._tell(wire._forward(*request))
+                    case Fault.STATUS:
+                        self._answer(rule.status, (("Content-Type", "application/json"), *rule.headers), rule.body)
+                    case Fault.TWICE:
+                        answer = wire._forward(*request)
+                        wire._forward(*request)
+                        self._tell(answer)
+                    case Fault.TRUNCATE:
+                        self._answer(*wire._forward(*request), whole=False)
+                    case Fault.STALE:
+                        self._answer(*wire._told.get(self.path) or wire._forward(*request))
+                    case Fault.SLOW_BODY:
+                        self._answer(*wire._forward(*request), drips=rule.seconds)
+
+            def _tell(self, answer: Answer) -> None:
+                if self.command == "GET":
+                    wire._told[self.path] = answer
+                self._answer(*answer)
 
             do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _pass  # noqa: N815 - http.server asks for these names
 

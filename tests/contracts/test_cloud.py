@@ -7,19 +7,25 @@ without an answer. The memory cloud may stand in for a real one in other tests o
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from instances.cloud.protocol import (
     Cloud,
     CloudFull,
+    CloudLimited,
     CloudRefused,
     CloudUnreachable,
+    Port,
+    PortTaken,
     Server,
     ServerGone,
     ServerStatus,
+    Service,
+    port_address,
     server_name,
 )
 from instances.userdata import LIMIT_BYTES
@@ -38,7 +44,19 @@ ORDERS: dict[str, Callable[[Cloud, str], object]] = {
 }
 
 
-@pytest.fixture(params=["memory", "local", pytest.param("openstack", marks=pytest.mark.openstack)])
+REAL = pytest.param("openstack", marks=pytest.mark.openstack)
+#: the same cloud, with a network where a port's address is ours to choose, or is not
+REAL_OTHER = pytest.param("openstack-own", marks=pytest.mark.openstack)
+
+#: for what depends on whose the network is
+both_kinds_of_network = pytest.mark.parametrize(
+    "subject", ["memory", "memory-shared", "local", REAL, REAL_OTHER], indirect=True
+)
+#: for what a cloud in our own process cannot have: a limit on how often it is called
+clouds_with_limits = pytest.mark.parametrize("subject", ["memory", REAL], indirect=True)
+
+
+@pytest.fixture(params=["memory", "local", REAL])
 def subject(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[CloudUnderTest]:
@@ -48,8 +66,12 @@ def subject(
         match request.param:
             case "memory":
                 under_test = MemoryUnderTest()
+            case "memory-shared":
+                under_test = MemoryUnderTest(own_network=False)
             case "local":
                 under_test = LocalUnderTest(tmp_path / "cloud")
+            case "openstack-own":
+                under_test = OpenStackUnderTest(stack.enter_context(real_cloud(tmp_path, monkeypatch)), "visa-own")
             case _:
                 under_test = OpenStackUnderTest(stack.enter_context(real_cloud(tmp_path, monkeypatch)))
         stack.callback(under_test.close)
@@ -60,6 +82,12 @@ def only(subject: CloudUnderTest, server: Server) -> Server:
     """The one server of this instance, as found."""
     (found,) = subject.cloud.find(server.instance_id)
     return found
+
+
+def on_a_port(subject: CloudUnderTest, instance_id: UUID) -> tuple[Port, Server]:
+    """A port, and a server that runs on it."""
+    port = subject.cloud.create_port(instance_id)
+    return port, subject.arrived(replace(subject.spec(instance_id), port_id=port.id))
 
 
 # Success.
@@ -297,22 +325,63 @@ def test_a_refusal_tells_no_secret(subject: CloudUnderTest) -> None:
 # No answer.
 
 
-@pytest.mark.parametrize("order", [*ORDERS, "delete", "find", "list", "offering"])
-def test_silence_is_told_as_silence_and_changes_nothing(subject: CloudUnderTest, order: str) -> None:
-    server = subject.arrived()
-    orders: dict[str, Callable[[Cloud], object]] = {
-        "delete": lambda cloud: cloud.delete(server.id),
-        "find": lambda cloud: cloud.find(server.instance_id),
-        "list": lambda cloud: tuple(cloud.list()),
-        "offering": lambda cloud: cloud.offering(),
+VERBS = (
+    *(*ORDERS, "delete", "find", "list", "offering", "changed_since"),
+    *("find_ports", "create_port", "delete_port", "ports"),
+)
+
+
+def call(cloud: Cloud, verb: str, server: Server, port: Port) -> object:
+    """Any verb, on this server and this port."""
+    calls: dict[str, Callable[[], object]] = {
+        "delete": lambda: cloud.delete(server.id),
+        "find": lambda: cloud.find(server.instance_id),
+        "list": lambda: tuple(cloud.list()),
+        "offering": cloud.offering,
+        "changed_since": lambda: tuple(cloud.changed_since(datetime.now(UTC) - timedelta(minutes=1))),
+        "find_ports": lambda: cloud.find_ports(server.instance_id),
+        "create_port": lambda: cloud.create_port(uuid4()),
+        "delete_port": lambda: cloud.delete_port(port.id),
+        "ports": lambda: tuple(cloud.ports()),
     }
-    if order in ORDERS:
-        orders[order] = lambda cloud: ORDERS[order](cloud, server.id)
+    return calls[verb]() if verb in calls else ORDERS[verb](cloud, server.id)
 
-    with subject.deaf() as deaf, pytest.raises(CloudUnreachable):
-        orders[order](deaf)
 
+@pytest.mark.parametrize("order", VERBS)
+def test_silence_is_told_as_silence_and_changes_nothing(subject: CloudUnderTest, order: str) -> None:
+    port, server = on_a_port(subject, uuid4())
+
+    with subject.deaf() as deaf, pytest.raises(CloudUnreachable) as silence:
+        call(deaf, order, server, port)
+
+    assert silence.value.service in Service
     assert only(subject, server).status is ServerStatus.ACTIVE
+    assert [known.id for known in subject.cloud.ports()] == [port.id]
+
+
+@clouds_with_limits
+@pytest.mark.parametrize("order", VERBS)
+def test_a_limit_is_told_with_its_time_and_nothing_is_done(subject: CloudUnderTest, order: str) -> None:
+    port, server = on_a_port(subject, uuid4())
+
+    with subject.limited() as limited, pytest.raises(CloudLimited) as limit:
+        call(limited, order, server, port)
+
+    assert limit.value.retry_after == 7.0
+    assert limit.value.unsent
+    assert only(subject, server).status is ServerStatus.ACTIVE
+    assert [known.id for known in subject.cloud.ports()] == [port.id]
+
+
+@clouds_with_limits
+def test_a_create_that_met_a_limit_made_nothing(subject: CloudUnderTest) -> None:
+    spec = subject.spec()
+
+    with subject.limited() as limited, pytest.raises(CloudLimited) as limit:
+        limited.create(spec)
+
+    assert limit.value.retry_after == 7.0
+    assert subject.cloud.find(spec.instance_id) == ()
 
 
 def test_a_create_that_was_never_heard_made_nothing(subject: CloudUnderTest) -> None:
@@ -395,3 +464,200 @@ def test_a_look_whose_answer_was_lost_can_be_taken_again(subject: CloudUnderTest
         looks[look](subject.losing_replies(looks=True))
 
     assert looks[look](subject.cloud)
+
+
+# What a server is, and what changed.
+
+
+def test_a_server_tells_its_size_its_host_and_its_serial(subject: CloudUnderTest) -> None:
+    spec = replace(subject.spec(), serial=1_234_567)
+
+    server = subject.arrived(spec)
+
+    assert (server.flavour, server.serial, server.deleting) == (spec.flavour, 1_234_567, False)
+    assert server.host
+
+
+def test_what_changed_is_told_and_what_was_deleted(subject: CloudUnderTest) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=2)
+    kept, stopped, deleted = subject.arrived(), subject.arrived(), subject.arrived()
+    subject.cloud.stop(stopped.id)
+    subject.settle(stopped.id, ServerStatus.SHUTOFF)
+    subject.cloud.delete(deleted.id)
+    subject.settle(deleted.id, None)
+
+    changed = {server.id: server for server in subject.cloud.changed_since(began)}
+
+    assert {server.id: server.status for server in changed.values()} == {
+        kept.id: ServerStatus.ACTIVE,
+        stopped.id: ServerStatus.SHUTOFF,
+        deleted.id: ServerStatus.DELETED,
+    }
+    assert changed[deleted.id].instance_id == deleted.instance_id
+    assert not list(subject.stranger().changed_since(began))
+
+
+def test_nothing_was_deleted_after_all_was(subject: CloudUnderTest) -> None:
+    server = subject.arrived()
+    subject.cloud.delete(server.id)
+    subject.settle(server.id, None)
+
+    later = datetime.now(UTC) + timedelta(seconds=5)
+
+    assert not [one for one in subject.cloud.changed_since(later) if one.status is ServerStatus.DELETED]
+
+
+# Ports.
+
+
+@both_kinds_of_network
+def test_a_port_is_found_and_a_server_stands_on_it(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+
+    made = subject.cloud.create_port(instance_id)
+
+    assert (made.name, made.instance_id, made.server_id) == (server_name(instance_id), instance_id, "")
+    assert made.created_at.tzinfo is not None
+    assert subject.cloud.find_ports(instance_id) == (made,)
+    assert subject.cloud.find_ports(uuid4()) == ()
+    assert (made.mac == port_address(instance_id)) is subject.cloud.unique_ports
+
+    server = subject.arrived(replace(subject.spec(instance_id), port_id=made.id))
+
+    assert server.desktop is not None
+    (used,) = subject.cloud.find_ports(instance_id)
+    assert (used.id, used.server_id) == (made.id, server.id)
+
+
+@both_kinds_of_network
+def test_a_second_port_is_the_first_where_its_address_is_ours_to_choose(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+
+    first = subject.cloud.create_port(instance_id)
+    second = subject.cloud.create_port(instance_id)
+
+    if subject.cloud.unique_ports:
+        assert second == first
+        assert subject.cloud.find_ports(instance_id) == (first,)
+    else:
+        assert {port.id for port in subject.cloud.find_ports(instance_id)} == {first.id, second.id}
+
+
+@both_kinds_of_network
+def test_a_port_has_one_server_and_whoever_comes_second_makes_nothing(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+    port, server = on_a_port(subject, instance_id)
+
+    with pytest.raises(PortTaken):
+        subject.cloud.create(replace(subject.spec(instance_id), port_id=port.id))
+
+    assert [found.id for found in subject.cloud.find(instance_id)] == [server.id]
+
+
+def test_a_port_that_is_gone_takes_no_server(subject: CloudUnderTest) -> None:
+    spec = subject.spec()
+    port = subject.cloud.create_port(spec.instance_id)
+    subject.cloud.delete_port(port.id)
+
+    with pytest.raises(PortTaken):
+        subject.cloud.create(replace(spec, port_id=port.id))
+
+    assert subject.cloud.find(spec.instance_id) == ()
+
+
+def test_a_port_outlives_its_server_and_carries_the_next(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+    port, server = on_a_port(subject, instance_id)
+
+    subject.cloud.delete(server.id)
+    subject.settle(server.id, None)
+
+    (left,) = subject.cloud.find_ports(instance_id)
+    assert (left.id, left.server_id) == (port.id, "")
+    again = subject.arrived(replace(subject.spec(instance_id), port_id=port.id))
+    assert again.id != server.id
+
+
+@both_kinds_of_network
+def test_a_deleted_port_is_gone_and_deleting_it_again_no_fault(subject: CloudUnderTest) -> None:
+    kept, port = subject.cloud.create_port(uuid4()), subject.cloud.create_port(uuid4())
+
+    subject.cloud.delete_port(port.id)
+    subject.cloud.delete_port(port.id)
+    subject.cloud.delete_port(UNKNOWN)
+
+    assert [known.id for known in subject.cloud.ports()] == [kept.id]
+
+
+def test_ports_of_another_installation_are_invisible_and_out_of_reach(subject: CloudUnderTest) -> None:
+    port, stranger = subject.cloud.create_port(uuid4()), subject.stranger()
+
+    assert stranger.find_ports(port.instance_id) == ()
+    assert not list(stranger.ports())
+    stranger.delete_port(port.id)
+
+    assert subject.cloud.find_ports(port.instance_id) == (port,)
+
+
+@both_kinds_of_network
+def test_a_port_whose_answer_was_lost_is_found_by_looking(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+
+    with pytest.raises(CloudUnreachable) as lost:
+        subject.losing_replies().create_port(instance_id)
+
+    assert not lost.value.unsent
+    (found,) = subject.cloud.find_ports(instance_id)
+    assert found.name == server_name(instance_id)
+
+
+def test_a_port_whose_deletion_was_not_answered_is_gone(subject: CloudUnderTest) -> None:
+    port = subject.cloud.create_port(uuid4())
+
+    with pytest.raises(CloudUnreachable):
+        subject.losing_replies().delete_port(port.id)
+
+    assert not list(subject.cloud.ports())
+    subject.cloud.delete_port(port.id)
+
+
+def test_a_create_on_a_port_whose_answer_was_lost_cannot_be_doubled(subject: CloudUnderTest) -> None:
+    instance_id = uuid4()
+    port = subject.cloud.create_port(instance_id)
+    spec = replace(subject.spec(instance_id), port_id=port.id)
+
+    with pytest.raises(CloudUnreachable) as lost:
+        subject.losing_replies().create(spec)
+
+    assert not lost.value.unsent
+    (found,) = subject.cloud.find(instance_id)
+    subject.settle(found.id, ServerStatus.ACTIVE)
+    with pytest.raises(PortTaken):
+        subject.cloud.create(spec)
+    assert len(subject.cloud.find(instance_id)) == 1
+
+
+# Volumes.
+
+
+def test_deleting_a_volume_nobody_knows_is_no_fault(subject: CloudUnderTest) -> None:
+    assert not list(subject.cloud.volumes())
+
+    subject.cloud.delete_volume(UNKNOWN)
+
+
+def test_volumes_are_listed_with_their_server_until_they_are_deleted() -> None:
+    # Only here are there volumes: the others' clouds have none.
+    subject = MemoryUnderTest()
+    server = subject.arrived()
+    used, unused = subject.memory.add_volume(server.instance_id, server.id), subject.memory.add_volume(uuid4())
+
+    assert {volume.id: volume.server_id for volume in subject.cloud.volumes()} == {used.id: server.id, unused.id: ""}
+    assert not list(subject.stranger().volumes())
+    subject.stranger().delete_volume(unused.id)
+    subject.cloud.delete(server.id)
+    assert {volume.id: volume.server_id for volume in subject.cloud.volumes()} == {used.id: "", unused.id: ""}
+
+    subject.cloud.delete_volume(unused.id)
+    subject.cloud.delete_volume(unused.id)
+    assert [volume.id for volume in subject.cloud.volumes()] == [used.id]

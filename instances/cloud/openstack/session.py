@@ -100,7 +100,7 @@ class Caller:
             status_code_retries=0,
         )
         self._connection = Connection(config=region)
-        self.session = cast(TimedSession, region.get_session())
+        self.session = cast("TimedSession", region.get_session())
 
     @property
     def nova(self) -> Any:
