@@ -61,3 +61,22 @@ class AccessGrantAdmin(_ToLookAt):
 @admin.register(Connection)
 class ConnectionAdmin(_ToLookAt):
     list_display = ["grant", "opened_at", "seen_at", "closed_at", "cause"]
+
+
+@admin.register(Sweep)
+class SweepAdmin(_ToLookAt):
+    list_display = ["at", "rows", "servers", "ports", "volumes", "strays", "swept", "ghosts", "held"]
+    date_hierarchy = "at"
+
+
+@admin.register(Sighting)
+class SightingAdmin(_ToLookAt):
+    list_display = ["kind", "name", "verdict", "why", "made_at", "first_seen_at", "last_seen_at", "times_seen"]
+    list_filter = ["verdict", "kind"]
+    search_fields = ["name", "provider_id", "instance_id"]
+
+
+@admin.register(SweepHold)
+class SweepHoldAdmin(_ToLookAt):
+    list_display = ["since", "why", "detail", "released_at", "released_by"]
+    list_select_related = ["released_by"]

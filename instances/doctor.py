@@ -23,15 +23,16 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Min, Q
 from django.db.models.functions import Now
+from django.urls import reverse
 from django.utils import timezone
 from redis import Redis
 from redis.exceptions import RedisError
 
-from instances import credentials
+from instances import credentials, reconciliation, sweeps
 from instances.cloud import sandbox
 from instances.cloud.connect import connect
 from instances.cloud.protocol import Cloud, CloudDenied, CloudError
-from instances.models import Image, Instance
+from instances.models import Image, Instance, Sighting
 from quotas.models import Flavour, Limit
 from visa import celery_app, environment
 from visa.accounts.providers import OpenIDProvider, ProviderAway
@@ -250,6 +251,37 @@ def _machines(name: str) -> Finding:
     return well(name, f"{live.count()} machines, none waits to be looked at; {failed} have failed.")
 
 
+def _sweeps(name: str) -> Finding:
+    """Rows against the cloud: whether anybody compares them, and whether something waits for a person."""
+    told = sweeps.report()
+    if told.late:
+        ago = f"for {int((told.at - told.sweeps[0].at).total_seconds() // 60)} min" if told.sweeps else "here yet"
+        sentence = f"Nobody has compared the machines with the cloud {ago}."
+        return ill(name, sentence, "Start a worker or the reconciler, and see whether the whole cloud answers (Cloud).")
+    page = f"{settings.SITE.url}{reverse('instances:reconciliation')}"
+    if told.holds:
+        why = " ".join(f"{one.why} ({one.detail})" for one in told.holds)
+        return ill(name, f"Sweeps delete nothing: {why}", f"Find out why, then release them at {page}.")
+    held = [one for one in told.sightings if one.verdict == Sighting.Verdict.HELD]
+    if held:
+        sentence = f"{len(held)} things in the cloud have no machine and are held back, such as {held[0].name}."
+        return ill(name, sentence, f"Look at {page}, or run manage.py reconcile_instances.")
+    last, waiting = told.sweeps[0], sum(one.open for one in told.sightings)
+    return well(
+        name,
+        f"{last.rows} machines beside {last.servers} servers, {last.ports} ports and {last.volumes} volumes; "
+        f"{waiting} strays are watched.",
+    )
+
+
+def _books(name: str) -> Finding:
+    told = reconciliation.compare_allowances()
+    if told:
+        sentence = f"Allowances do not add up: {'; '.join(told[:3])}."
+        return ill(name, sentence, "Tell whoever maintains this software; nothing repairs it by itself.")
+    return well(name, "Every counter is the sum of its reservations, and every reservation has its machine.")
+
+
 def _providers(name: str) -> Finding:
     configured = settings.ENVIRONMENT.providers
     if not configured:
@@ -425,6 +457,8 @@ EXAMINATIONS: dict[str, Callable[[str], Finding]] = {
     "Timetable": _timetable,
     "Reconciler": _reconciler,
     "Machines": _machines,
+    "Sweeps": _sweeps,
+    "Reservations": _books,
     "Keys": _keys,
     "Identity providers": _providers,
     "Cloud": with_cloud(cloud_answers),

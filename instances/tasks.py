@@ -6,7 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.exceptions import OperationalError
 
-from instances import provisioning
+from instances import provisioning, reconciliation
 from instances.cloud.connect import connect
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,18 @@ def advance_due() -> None:
     for _ in range(TICK_ROWS):
         if provisioning.advance(cloud) is None:
             return
+
+
+@shared_task(name="instances.sweep")
+def sweep() -> None:
+    """Rows against the whole cloud, once a minute for all drivers together."""
+    reconciliation.sweep_if_due(connect())
+
+
+@shared_task(name="instances.compare_allowances")
+def compare_allowances() -> None:
+    """Counters against reservations."""
+    reconciliation.compare_allowances()
 
 
 def nudge(instance_id: UUID) -> None:

@@ -65,6 +65,9 @@ POSTER = """
 /launch/<path:doi>                                 POST   unknown | 302 404 404 404 404 404
 /experiments/                                      GET    -       | 302 200 200 200 200 200
 
+/machines/reconciliation/                          GET    -       | 302 403 403 403 200 200
+/machines/reconciliation/<int:hold_id>/release/    GET    -       | 302 403 403 403 302 302
+/machines/reconciliation/<int:hold_id>/release/    POST   -       | 302 404 404 404 403 302
 /machines/<uuid:instance_id>/                      GET    own     | 302 200 200 200 200 200
 /machines/<uuid:instance_id>/                      GET    other   | 302 404 404 404 200 200
 /machines/<uuid:instance_id>/                      GET    deleted | 302 404 404 404 404 404
@@ -186,6 +189,9 @@ ONLY_TO_LOOK_AT = (
     "instances_instanceevent",
     "instances_accessgrant",
     "instances_connection",
+    "instances_sweep",
+    "instances_sighting",
+    "instances_sweephold",
 )
 
 #: websocket, thing | the code it is closed with before anything is said, "open" where it stays open
@@ -243,6 +249,7 @@ class World:
             "doi": doi,
             "slug": "nobody",
             "object_id": "0",
+            "hold_id": "0",
             "content_type_id": "0",
             "app_label": "quotas",
             "url": "nowhere",
