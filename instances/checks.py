@@ -63,3 +63,23 @@ def machines_can_be_told_about_the_software(
             )
         ]
     return []
+
+
+@register()
+def machines_reach_the_site_by_tls(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E004: over plain http, whoever is on the machines' network could read their secrets as they fetch them."""
+    environment = settings.ENVIRONMENT
+    url, host = environment.guests.url, environment.guests.host
+    if url.startswith("https://") or environment.site.demo or settings.DEBUG:
+        return []
+    if host in {"localhost", "::1"} or host.startswith("127."):
+        return []
+    if environment.cloud is None or environment.cloud.environment.startswith("test"):
+        return []
+    return [
+        Error(
+            f"Machines would fetch their secrets from {url} without encryption.",
+            hint="Set VISA_GUEST_URL to an https address that machines reach, and VISA_GUEST_CA to its authority.",
+            id="instances.E004",
+        )
+    ]

@@ -79,6 +79,21 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guests:
+    """How machines reach the platform: scheme, host and port, as in `Site.url`, and whom they trust for it.
+
+    `authority` is PEM, empty where the authorities of the machines' image suffice.
+    """
+
+    url: str
+    authority: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Database:
     """PostgreSQL. `host` may be the directory of a Unix socket."""
 
@@ -188,6 +203,7 @@ class Environment:
 
     process: Process
     site: Site
+    guests: Guests
     database: Database
     redis_url: str = field(repr=False)
     #: signs sessions and forms; empty in processes that serve no pages
@@ -275,6 +291,15 @@ def _url(text: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"} or parts.query:
         raise ValueError(text)
     return text.rstrip("/")
+
+
+def _pem(reader: _Reader, name: str) -> str:
+    """Certificates in PEM, and nothing else; empty where there are none."""
+    text = reader.text(name, "")
+    found = re.findall(r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----", text)
+    if text and not found:
+        reader.faults.append(f"{name}: there is no certificate in it (PEM)")
+    return "".join(f"{one}\n" for one in found)
 
 
 def _network(text: str) -> str:
@@ -447,6 +472,12 @@ def read(mapping: Mapping[str, str]) -> Environment:
             accent=reader.parsed("VISA_SITE_ACCENT", _colour, "a colour such as #0a5c8a", "#0a5c8a"),
             debug=reader.yes("VISA_SITE_DEBUG"),
             static_root=reader.text("VISA_SITE_STATIC_ROOT", ""),
+        ),
+        guests=Guests(
+            url=reader.parsed(
+                "VISA_GUEST_URL", _url, "an address such as https://visa.facility.eu, without a path", url
+            ),
+            authority=_pem(reader, "VISA_GUEST_CA"),
         ),
         database=Database(
             host=reader.text("VISA_DATABASE_HOST"),

@@ -19,7 +19,8 @@ SITE = ENVIRONMENT.site
 # A process that serves no pages signs nothing; it gets a key that nobody knows and that dies with it.
 SECRET_KEY = ENVIRONMENT.signing_key or secrets.token_urlsafe(50)
 DEBUG = SITE.debug
-ALLOWED_HOSTS = [SITE.host]
+# Machines may know the site by a name of their own; who may do what is no matter of names.
+ALLOWED_HOSTS = sorted({SITE.host, ENVIRONMENT.guests.host})
 CSRF_TRUSTED_ORIGINS = [SITE.url]
 
 INSTALLED_APPS = [

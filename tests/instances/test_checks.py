@@ -1,0 +1,34 @@
+"""What would give each machine's secrets away is refused before the first machine."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from instances import checks
+from visa.environment import Guests
+
+
+@pytest.mark.parametrize(
+    ("url", "demo", "environment", "ids"),
+    [
+        ("https://visa.facility.example", False, "production", []),
+        ("http://visa.facility.example", False, "production", ["instances.E004"]),
+        ("http://10.77.0.1:8000", False, "production", ["instances.E004"]),
+        ("http://10.77.0.1:8000", True, "production", []),
+        ("http://10.77.0.1:8000", False, "test-1", []),
+        ("http://127.0.0.1:8000", False, "production", []),
+    ],
+)
+def test_machines_fetch_their_secrets_over_tls_but_in_a_demo(
+    settings: Any, url: str, demo: bool, environment: str, ids: list[str]
+) -> None:
+    before = settings.ENVIRONMENT
+    settings.ENVIRONMENT = replace(
+        before,
+        guests=Guests(url=url, authority=""),
+        site=replace(before.site, demo=demo),
+        cloud=replace(before.cloud, environment=environment),
+    )
+
+    assert [one.id for one in checks.machines_reach_the_site_by_tls(None)] == ids
