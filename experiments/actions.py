@@ -47,11 +47,15 @@ from experiments.models import (
     Source,
     Technique,
 )
+from visa.audit import trail
+from visa.audit.trail import Deed
 
 log = logging.getLogger(__name__)
 
 #: the share of a source's memberships that may end in one import unconfirmed; below so many it does not matter
 SHRINKING, FEW = 0.2, 5
+#: records of one import that the audit trail names for being held back, and for being withdrawn; it counts all
+RECORDED = 200
 
 
 class Step(StrEnum):
@@ -523,7 +527,33 @@ def import_records(stated: Records, *, confirmed: Collection[Confirm] = frozense
     for change in found.changes:
         words = ", ".join([*change.names, *filter(None, [change.why])])
         log.info("import of %s: %s %s %s: %s", source.slug, change.step, change.kind, change.key, words)
+    _record(source.slug, found, confirmed)
     return found
+
+
+def _record(source: str, found: Difference, confirmed: Collection[Confirm]) -> None:
+    """The import in the audit trail: its numbers, and each record that was held back or withdrawn, up to a bound."""
+    counts = {step.value: len(found.of(step)) for step in Step} | {"unchanged": found.unchanged}
+    deeds = [
+        Deed(
+            action="import.apply",
+            kind="source",
+            object_id=source,
+            detail=counts | {"confirmed": sorted(confirm.value for confirm in confirmed)},
+        )
+    ]
+    deeds += [
+        Deed(
+            action="import.hold" if change.step is Step.HELD else "import.withdraw",
+            kind=change.kind,
+            object_id=change.key,
+            reason=change.needs.value if change.needs else "",
+            detail={"source": source, "fields": list(change.names)},
+        )
+        for step in (Step.HELD, Step.WITHDRAWN)
+        for change in found.of(step)[:RECORDED]
+    ]
+    trail.record_all(deeds)
 
 
 class _Writer:

@@ -5,11 +5,13 @@ import logging
 
 from typing_extensions import override
 
+from visa.audit import origins
+
 FIELD_LIMIT = 2000
 
 
 class LineFormatter(logging.Formatter):
-    """A record as one JSON line: time, level, logger, message and, where there is one, the traceback."""
+    """A record as one JSON line: time, level, logger, message; where there are, request or step and traceback."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -19,6 +21,8 @@ class LineFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage()[:FIELD_LIMIT],
         }
+        if correlation := origins.current().correlation:
+            line["correlation"] = correlation  # as in the audit trail
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[-4 * FIELD_LIMIT :]
         return json.dumps(line, ensure_ascii=True)

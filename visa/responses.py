@@ -18,6 +18,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
+from visa.audit import origins
 from visa.errors import Invalid, NotAllowed, NotFound, Refusal, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,17 @@ def database_away(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 class EdgeMiddleware:
-    """What every answer says to browsers and caches, static files and errors included."""
+    """What every answer says to browsers and caches, static files and errors included; and whose request it is of."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        response = self.get_response(request)
+        told, peer = request.headers.get("X-Real-IP", ""), request.META.get("REMOTE_ADDR", "")
+        source = origins.source_of(told, peer, behind_proxy=settings.SITE.secure)
+        with origins.within(correlation=origins.named("request"), source=source) as origin:
+            response = self.get_response(request)
+        response.headers["X-Request-ID"] = origin.correlation
         response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         if request.path.startswith("/api/") or "Cache-Control" not in response.headers:
             # Whatever does not say that it may be kept is somebody's own, refusals with their name above included.

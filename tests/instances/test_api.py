@@ -48,7 +48,7 @@ def test_the_whole_life_of_a_machine(api: Client, dataset: Dataset, cloud: Memor
     address = f"{LIST}{launched.json()['id']}/"
 
     started = api.get(address).json()
-    assert (started["state"], started["name"], started["starting"]) == ("building", "By a program", True)
+    assert (started["state"], started["name"], started["starting"]) == ("waiting", "By a program", True)
     assert [step["key"] for step in started["progress"]] == ["accepted", "building", "booting", "desktop"]
     assert api.post(f"{address}tickets/").status_code == 409
 
@@ -261,7 +261,7 @@ def test_no_ticket_outlives_a_session_that_ends_at_the_same_moment(
     key = api.session.session_key or ""
 
     def end() -> None:
-        sign_ins.end([key])
+        sign_ins.end([key], cause="asked for")
         connection.close()
 
     ending = threading.Thread(target=end)

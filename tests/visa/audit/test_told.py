@@ -11,12 +11,15 @@ from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
 
+from experiments.actions import Confirm, import_records
+from experiments.models import Facility, Source
 from instances import actions, grants
 from instances.cloud.protocol import Desktop
 from instances.lifecycle import State
 from instances.models import AccessGrant, Connection, Image, Instance, InstanceEvent
 from quotas.models import Flavour, Limit
 from tests import factories, machines
+from tests.experiments.test_import import document, stated
 from tests.visa.accounts.op import OpenProvider
 from visa.accounts import sign_ins
 from visa.accounts.models import SignIn, User
@@ -133,6 +136,23 @@ def test_a_session_whose_time_is_over_ends_by_nobody(client: Client, arrive: Arr
     sign_ins.end_overdue()
 
     assert [(row.reason, row.actor) for row in told("sign_out")] == [("over", "")]
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_import_is_told_with_its_numbers_and_each_record_it_held_back() -> None:
+    import_records(stated(document()))
+    moved = document(facilities__0__timezone="Asia/Tokyo")
+    import_records(stated(moved, later=1))
+    import_records(stated(moved, later=2), confirmed={Confirm.OPENING})
+
+    applied = [(row.object_id, row.detail["held"], row.detail["confirmed"]) for row in told("import.apply")]
+    source, facility = Source.objects.get().slug, Facility.objects.get().slug
+    assert applied == [(source, 0, []), (source, 1, []), (source, 0, ["opening"])]
+    (held,) = told("import.hold")
+    assert (held.kind, held.object_id, held.reason) == ("facility", facility, "opening")
+    assert held.detail == {"source": source, "fields": ["timezone"]}
 
 
 # --- administrators ---------------------------------------------------------------------------------------------------
