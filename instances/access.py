@@ -1,19 +1,21 @@
 """The only door from a person to a machine. Answers with frozen values; a no looks like "there is none"."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from django.db.models import Prefetch, QuerySet
-from django.utils import timezone
+from django.db.models import Prefetch, QuerySet, Subquery
+from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from instances import pacing
 from instances.lifecycle import PERMISSIONS, Holder, Permission, Seen, State, Wanted, may
-from instances.models import Connection, Instance, InstanceEvent
+from instances.models import Connection, Instance, InstanceEvent, ServiceState, Watch
+from instances.pace import pace
 from visa.accounts.claims import Role
 from visa.accounts.models import User
 from visa.errors import NotAllowed, NotFound
@@ -86,6 +88,13 @@ class InstanceView:
     may: frozenset[Permission]
     starting: bool
     seconds_so_far: int
+    #: what it was when it was last seen; the same as `state` unless that is UNKNOWN
+    known_state: State
+    #: its place in the line, 1 for who is next; None where it does not wait
+    place: int | None = None
+    #: since when the cloud does not answer, and since when its own desktop does not
+    cloud_away_since: datetime | None = None
+    silent_since: datetime | None = None
     progress: tuple[ProgressStep, ...] = ()
     usual_seconds: int | None = None
     events: tuple[EventView, ...] = field(default=(), repr=False)
@@ -93,17 +102,19 @@ class InstanceView:
 
     @property
     def can_connect(self) -> bool:
-        return self.state in {State.ACTIVE, State.REBOOTING} and Permission.CONNECT in self.may
+        # A desktop needs no cloud to answer for it: it stays open while the cloud's interface is away.
+        return self.known_state in {State.ACTIVE, State.REBOOTING} and Permission.CONNECT in self.may
 
     @property
     def can_start(self) -> bool:
-        again = self.state is State.ERROR and self.reason_code not in {"build_failed", "no_room"}
-        return (again or self.state in {State.STOPPED, State.STOPPING}) and Permission.OPERATE in self.may
+        again = self.state is State.ERROR and self.reason_code not in {"build_failed", "no_room", "cloud_error"}
+        off = {State.STOPPED, State.STOPPING, State.PAUSED, State.SHELVED}
+        return (again or self.known_state in off) and Permission.OPERATE in self.may
 
     @property
     def can_stop(self) -> bool:
         return (
-            self.state in {State.ACTIVE, State.STARTING, State.BUILDING, State.REBOOTING}
+            self.known_state in {State.ACTIVE, State.STARTING, State.BUILDING, State.REBOOTING}
             and Permission.OPERATE in self.may
         )
 
@@ -148,6 +159,7 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
     return _view(
         instance,
         holder,
+        _sky([instance]),
         events=tuple(reversed(instance.story)),  # type: ignore[attr-defined]  # prefetched under this name
         usual_seconds=usual_seconds(instance.flavour_id, instance.image_id),
         open_desktops=Connection.objects.filter(grant__instance_id=instance.id, closed_at=None).count(),
@@ -156,14 +168,15 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
 
 def instances_visible_to(person: User) -> list[InstanceView]:
     """The person's own machines, newest first. A constant number of queries."""
-    rows = _rows().filter(owner=person).prefetch_related(_story())
-    return [_view(row, holder_of(person, row), events=tuple(reversed(row.story))) for row in rows]  # type: ignore[attr-defined]
+    rows = list(_rows().filter(owner=person).prefetch_related(_story()))
+    sky = _sky(rows)
+    return [_view(row, holder_of(person, row), sky, events=tuple(reversed(row.story))) for row in rows]  # type: ignore[attr-defined]
 
 
 def live_instance_of(person: User, dataset_id: int) -> InstanceView | None:
     """The person's machine for a dataset, where there is one that is not being deleted."""
     row = _rows().filter(owner=person, dataset_id=dataset_id).exclude(wanted=Wanted.DELETED).first()
-    return None if row is None else _view(row, Holder.OWNER)
+    return None if row is None else _view(row, Holder.OWNER, _sky([row]))
 
 
 def usual_seconds(flavour_id: int, image_id: int) -> int | None:
@@ -179,7 +192,36 @@ def usual_seconds(flavour_id: int, image_id: int) -> int | None:
 
 
 def _rows() -> QuerySet[Instance]:
-    return Instance.objects.filter(deleted_at=None).select_related("owner", "dataset", "flavour", "image")
+    rows = Instance.objects.filter(deleted_at=None).select_related("owner", "dataset", "flavour", "image")
+    # The database's clock: sights are written by it, and a web server's own may be minutes off.
+    return rows.annotate(now=Now(), watched_at=Subquery(Watch.objects.values("changes_at")[:1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sky:
+    """What is so for all machines: since when the cloud is away, and who waits where."""
+
+    away_since: datetime | None
+    creates_away_since: datetime | None
+    places: Mapping[UUID, int]
+
+
+def _sky(rows: Sequence[Instance]) -> _Sky:
+    """One query, and a second where one of the rows waits in line."""
+    opened = {one.service: one.opened_at for one in ServiceState.objects.all() if one.opened_at is not None}
+    away = [opened[one] for one in _FOR_ALL if one in opened]
+    waiting = [row.id for row in rows if row.state == State.WAITING]
+    return _Sky(
+        away_since=min(away, default=None),
+        creates_away_since=min(opened.values(), default=None),
+        places=pacing.places(waiting) if waiting else {},
+    )
+
+
+#: services without which no machine can be seen; the others are needed where one is made
+_FOR_ALL = ("keystone", "nova")
+#: states that say nothing of the cloud as it is now
+_OURS = frozenset({State.WAITING, State.ERROR, State.GONE, State.DELETING, State.DELETED})
 
 
 def _story() -> Prefetch[str, QuerySet[InstanceEvent], str]:
@@ -189,6 +231,7 @@ def _story() -> Prefetch[str, QuerySet[InstanceEvent], str]:
 
 
 _STATE_WORDS: dict[State, str] = {
+    State.WAITING: gettext_noop("Waiting for its turn"),
     State.BUILDING: gettext_noop("Being made"),
     State.STARTING: gettext_noop("Starting"),
     State.ACTIVE: gettext_noop("Ready"),
@@ -199,6 +242,10 @@ _STATE_WORDS: dict[State, str] = {
     State.DELETED: gettext_noop("Deleted"),
     State.ERROR: gettext_noop("Failed"),
     State.GONE: gettext_noop("Gone"),
+    State.PAUSED: gettext_noop("Paused"),
+    State.SHELVED: gettext_noop("Set aside"),
+    State.RESIZING: gettext_noop("Being resized or moved"),
+    State.UNKNOWN: gettext_noop("Not seen for a while"),
 }
 
 _EVENT_WORDS: dict[str, str] = {
@@ -212,6 +259,17 @@ _EVENT_WORDS: dict[str, str] = {
     "seen.ready": gettext_noop("The desktop answers"),
     "seen.stopped": gettext_noop("The machine is off"),
     "seen.failed": gettext_noop("The cloud reports an error"),
+    "seen.paused": gettext_noop("The machine is paused"),
+    "seen.shelved": gettext_noop("The machine is set aside"),
+    "seen.resizing": gettext_noop("The machine is being resized or moved"),
+    "stopped.outside": gettext_noop("Stopped outside this platform"),
+    "started.outside": gettext_noop("Started outside this platform"),
+    "resized": gettext_noop("The cloud gave the machine another size"),
+    "moved": gettext_noop("The cloud moved the machine to another host"),
+    "build.lost": gettext_noop("The cloud could not make it; what was made is deleted"),
+    "delete.stuck": gettext_noop("The deletion takes long; the administrators were told"),
+    "desktop.silent": gettext_noop("The desktop does not answer"),
+    "desktop.back": gettext_noop("The desktop answers again"),
     "failed": gettext_noop("A step failed"),
     "gone": gettext_noop("The machine no longer exists"),
     "deleted": gettext_noop("Deleted"),
@@ -223,6 +281,8 @@ _WAYS_OUT: dict[str, str] = {
     "too_slow": gettext_noop("Wait a little, or delete it and launch again."),
     "gone": gettext_noop("Delete it here and launch again. The dataset itself is untouched."),
     "cloud_full": gettext_noop("Delete it and choose a smaller size, or try later."),
+    "cloud_error": gettext_noop("Tell your support before you delete it: what is on its disk may be saved."),
+    "desktop_silent": gettext_noop("Wait a little, or restart it. Its files are kept."),
 }
 
 #: the steps of a start, in their order, with the sight that ends each
@@ -252,12 +312,23 @@ def _progress(instance: Instance, events: Iterable[InstanceEvent]) -> tuple[Prog
 def _view(
     instance: Instance,
     holder: Holder,
+    sky: _Sky,
     *,
     events: tuple[InstanceEvent, ...] = (),
     usual_seconds: int | None = None,
     open_desktops: int = 0,
 ) -> InstanceView:
-    state = State(instance.state)
+    known = State(instance.state)
+    now: datetime = instance.now  # type: ignore[attr-defined]  # annotated under this name
+    # What the watch found nothing to say about was seen as well.
+    sights = [at for at in (instance.seen_at, instance.watched_at) if at is not None]  # type: ignore[attr-defined]
+    seen_at = max(sights) if instance.seen_at is not None else None
+    unseen = seen_at is not None and now - seen_at > pace().stale and known not in _OURS
+    state = State.UNKNOWN if unseen else known
+    away = sky.creates_away_since if instance.seen == Seen.ABSENT and not instance.had_server else sky.away_since
+    if known in {State.ERROR, State.GONE}:
+        away = None  # what is said of it is said for good
+    code, reason = ("cloud_silent", pacing.SILENT_WORDS) if away else (instance.reason_code, instance.reason)
     starting = (
         instance.wanted == Wanted.RUNNING
         and not instance.failed
@@ -271,12 +342,16 @@ def _view(
         name=instance.name,
         state=state,
         state_words=_(_STATE_WORDS[state]),
-        reason_code=instance.reason_code,
-        reason=_(instance.reason) if instance.reason else "",
-        way_out=_(_WAYS_OUT[instance.reason_code]) if instance.reason_code in _WAYS_OUT else "",
+        known_state=known,
+        place=sky.places.get(instance.id),
+        cloud_away_since=away,
+        silent_since=instance.silent_since,
+        reason_code=code,
+        reason=_(reason) if reason else "",
+        way_out=_(_WAYS_OUT[code]) if code in _WAYS_OUT else "",
         created_at=instance.created_at,
         ready_at=instance.ready_at,
-        seen_at=instance.seen_at,
+        seen_at=seen_at,
         dataset_title=instance.dataset.title if instance.dataset else "",
         dataset_doi=instance.dataset.minted if instance.dataset else "",
         flavour=instance.flavour.slug,
@@ -293,7 +368,7 @@ def _view(
         ),
         may=PERMISSIONS[holder],
         starting=starting,
-        seconds_so_far=max(0, int((timezone.now() - asked_at).total_seconds())) if starting else 0,
+        seconds_so_far=max(0, int((now - asked_at).total_seconds())) if starting else 0,
         progress=_progress(instance, events) if starting else (),
         usual_seconds=usual_seconds if instance.ready_at is None else None,
         events=tuple(

@@ -17,7 +17,7 @@ from instances.models import Image, Instance
 from instances.userdata import one_line
 from quotas import allowances
 from quotas.allowances import Standing
-from quotas.arithmetic import Resources, Shortfall
+from quotas.arithmetic import DIMENSIONS, Resources, Shortfall
 from quotas.entitlement import Subject
 from quotas.models import Flavour
 from visa.accounts.models import User
@@ -243,10 +243,22 @@ def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> Ins
         )
     with transaction.atomic():
         if transitions.wish(instance_id, wanted, by=by):
-            if wanted is not Wanted.RUNNING:
+            if wanted is Wanted.RUNNING:
+                _hold_again(instance_id)
+            else:
                 grants.revoke_machine(instance_id, cause=wanted.value)
             transaction.on_commit(partial(tasks.nudge, instance_id))
         return access.instance_for(by, instance_id, to=to)
+
+
+def _hold_again(instance_id: UUID) -> None:
+    """Reserves anew what a failed machine gave back when nothing of it was left. Raises QuotaExceeded."""
+    if allowances.holds(instance_id):
+        return
+    row = Instance.objects.select_related("owner").get(id=instance_id)
+    size = row.specification["size"]
+    held = Resources(**{name: size[name] for name in DIMENSIONS})
+    allowances.reserve(held, holder=instance_id, subject=subject_of(row.owner))
 
 
 def _known(person: User, key: str, dataset_id: int) -> Launched | None:

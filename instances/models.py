@@ -269,7 +269,7 @@ class GuestPass(models.Model):
 class ConsoleExcerpt(models.Model):
     """The end of a machine's serial console as a worker last read it: hostile text, kept for minutes, for support.
 
-    Written by `instances.guest_reports` alone. It is read where a machine says nothing over the network, and on request.
+    Written by `instances.guest_reports` alone: where a machine says nothing over the network, and on request.
     """
 
     instance = models.OneToOneField(Instance, on_delete=models.CASCADE, related_name="console")
@@ -307,7 +307,7 @@ class GuestReport(models.Model):
 
 
 class InstanceEvent(models.Model):
-    """Something that happened to a machine, in the order it happened. `kind` says what: "wanted.stopped", "seen.ready"."""
+    """Something that happened to a machine, in its order. `kind` says what: "wanted.stopped", "seen.ready"."""
 
     instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="events")
     at = models.DateTimeField()

@@ -114,6 +114,8 @@ class InstanceSerializer(serializers.Serializer[Any]):
     is_owner = serializers.BooleanField()
     can_connect = serializers.BooleanField()
     starting = serializers.BooleanField()
+    place = serializers.IntegerField(allow_null=True)
+    seen_at = serializers.DateTimeField(allow_null=True)
     seconds_so_far = serializers.IntegerField()
     usual_seconds = serializers.IntegerField(allow_null=True)
     mounts = MountSerializer(many=True)

@@ -5,35 +5,54 @@ fencing number in database time, and `write` back under that fence: whoever has 
 everything. Each write leaves its events and announces itself after the commit.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+import socket
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from instances.announcements import announce
-from instances.lifecycle import Seen, Wanted, state_of
+from instances.lifecycle import Seen, State, Wanted, state_of
 from instances.models import Image, Instance, InstanceEvent
+from instances.pace import pace
 from quotas.models import Flavour
 from visa.accounts.models import User
 from visa.audit import trail
 from visa.audit.trail import Deed
 
-#: how long a claim holds; all calls of one claim share half of it
-LEASE = timedelta(seconds=60)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A row held by one worker: the row as it was, and the fence that every write must show."""
+    """A row held by one worker: the row as it was, and the fence that every write must show.
+
+    `now` is the database's time of the claim: a worker's own clock may be wrong.
+    """
 
     instance: Instance
     fence: int
+    now: datetime
+    #: on this process's monotonic clock, from before the lease began
+    began: float
+
+    @property
+    def spent(self) -> bool:
+        """Whether so much of the lease is over that no further order may be given under it."""
+        return time.monotonic() - self.began > pace().budget.total_seconds()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """How a claim ended. `judged`: its verdicts stand; a newer wish would have voided them."""
+
+    judged: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +61,8 @@ class Event:
 
     kind: str
     text: str = ""
+    #: it judges the wish the worker knew, and is not told where a newer one came meanwhile
+    verdict: bool = False
 
 
 def begin(
@@ -56,7 +77,6 @@ def begin(
     specification: Mapping[str, object],
 ) -> Instance:
     """Inserts the row of a machine that is wanted. Raises IntegrityError where key or dataset have one already."""
-    now = timezone.now()
     instance = Instance.objects.create(
         id=instance_id,
         owner=owner,
@@ -66,10 +86,12 @@ def begin(
         image=image,
         launch_key=launch_key,
         specification=dict(specification),
-        wanted_at=now,
-        step_since=now,
-        due_at=now,
-        created_at=now,
+        state=State.WAITING,
+        # The database's clock alone: the web's may be minutes off.
+        wanted_at=Now(),
+        step_since=Now(),
+        due_at=Now(),
+        created_at=Now(),
     )
     _tell(instance, [Event(kind="wanted.running")], by=owner)
     return instance
@@ -80,7 +102,6 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None) -> bool:
 
     A new wish is a new beginning for the step's clock and for what failed before.
     """
-    now = timezone.now()
     with transaction.atomic():
         moved = (
             Instance.objects.filter(id=instance_id, deleted_at=None)
@@ -88,9 +109,12 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None) -> bool:
             .exclude(wanted=wanted, failed=False)
             .update(
                 wanted=wanted,
-                wanted_at=now,
-                step_since=now,
+                wanted_at=Now(),
+                step_since=Now(),
                 due_at=Now(),
+                fulfilled_at=None,
+                builds_lost=0,
+                alarmed_at=None,
                 failures=0,
                 failed=False,
                 reason_code="",
@@ -110,11 +134,18 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None) -> bool:
 
 def ask_reboot(instance_id: UUID, *, by: User) -> bool:
     """Notes that a running machine is to be booted anew. True where it was not asked for already."""
-    now = timezone.now()
     with transaction.atomic():
         moved = Instance.objects.filter(
             id=instance_id, wanted=Wanted.RUNNING, seen__in=[Seen.BOOTING, Seen.READY], reboot_wanted_at=None
-        ).update(reboot_wanted_at=now, reboot_sent_at=None, step_since=now, due_at=Now(), failed=False)
+        ).update(
+            reboot_wanted_at=Now(),
+            reboot_sent_at=None,
+            step_since=Now(),
+            due_at=Now(),
+            # Until it is back the wish is ordered again: a boot may pass through "off".
+            fulfilled_at=None,
+            failed=False,
+        )
         if moved != 1:
             return False
         instance = Instance.objects.select_related("owner").get(id=instance_id)
@@ -126,18 +157,41 @@ def ask_reboot(instance_id: UUID, *, by: User) -> bool:
 def claim(instance_id: UUID | None = None) -> Claim | None:
     """Takes one row that is due, the given one or the one that has waited longest; None where there is none.
 
-    Two workers never get the same row: the second skips what the first has locked, and then finds it leased.
+    Two workers never get the same row: the second skips what the first has locked, and then finds it leased. A row
+    that waits in line is nobody's until it is let in.
     """
+    began = time.monotonic()
     due = Instance.objects.filter(Q(lease_until=None) | Q(lease_until__lt=Now()), deleted_at=None, due_at__lte=Now())
+    due = due.exclude(state=State.WAITING)
     if instance_id is not None:
         due = due.filter(id=instance_id)
     with transaction.atomic():
-        row = due.select_for_update(skip_locked=True, of=("self",)).order_by("due_at").first()
+        row = due.select_for_update(skip_locked=True, of=("self",)).order_by("due_at").only("id", "fence").first()
         if row is None:
             return None
-        Instance.objects.filter(id=row.id).update(fence=F("fence") + 1, lease_until=Now() + LEASE)
-    instance = Instance.objects.select_related("owner", "flavour", "image").get(id=row.id)
-    return Claim(instance=instance, fence=instance.fence) if instance.fence == row.fence + 1 else None
+        Instance.objects.filter(id=row.id).update(
+            fence=F("fence") + 1, lease_until=Now() + pace().lease, lease_owner=_me()
+        )
+    instance = Instance.objects.select_related("owner", "flavour", "image").annotate(now=Now()).get(id=row.id)
+    if instance.fence != row.fence + 1:
+        return None
+    return Claim(instance=instance, fence=instance.fence, now=instance.now, began=began)
+
+
+def let_in(ids: Collection[UUID]) -> list[UUID]:
+    """Ends these rows' waiting in line: from now on they count among the creates in flight. Returns whose it ended."""
+    with transaction.atomic():
+        waiting = list(
+            Instance.objects.select_for_update(of=("self",))
+            .select_related("owner")
+            .filter(id__in=ids, state=State.WAITING, deleted_at=None)
+        )
+        Instance.objects.filter(id__in=[one.id for one in waiting]).update(
+            admitted_at=Now(), due_at=Now(), step_since=Now(), state=State.BUILDING
+        )
+        for one in waiting:
+            _tell(one, [])
+    return [one.id for one in waiting]
 
 
 def write(claim: Claim, changes: Mapping[str, object], *, events: Sequence[Event] = ()) -> bool:
@@ -155,27 +209,42 @@ def write(claim: Claim, changes: Mapping[str, object], *, events: Sequence[Event
     return True
 
 
-def release(claim: Claim, *, again_in: timedelta, changes: Mapping[str, object], events: Sequence[Event] = ()) -> bool:
+def release(
+    claim: Claim, *, again_in: timedelta, changes: Mapping[str, object], events: Sequence[Event] = ()
+) -> Released | None:
     """Writes the last of a claim and lets go of the row, which is due again after `again_in`.
 
-    A wish that arrived meanwhile made the row due at once; it stays due.
+    A wish that arrived meanwhile made the row due at once; it stays due. None where the claim was lost: then nothing
+    was written.
     """
     with transaction.atomic():
         current = Instance.objects.select_for_update().filter(id=claim.instance.id).first()
         if current is None:
-            return False
+            return None
         wished = current.wanted_at != claim.instance.wanted_at or (
             current.reboot_wanted_at is not None and current.reboot_wanted_at != claim.instance.reboot_wanted_at
         )
         if wished:
             # The step was judged by an older wish: what was seen stands, the verdicts do not.
             changes = {key: value for key, value in changes.items() if key not in VERDICTS}
+            events = [event for event in events if not event.verdict]
             again_in = timedelta(0)
-        return write(claim, {**changes, "due_at": Now() + again_in, "lease_until": None}, events=events)
+        last = {**changes, "due_at": Now() + again_in, "lease_until": None, "lease_owner": ""}
+        return Released(judged=not wished) if write(claim, last, events=events) else None
 
 
 #: fields that judge the wish a worker knew, not the sight it had
-VERDICTS = frozenset({"failed", "reason", "reason_code", "reason_detail", "step_since", "failures", "deleted_at"})
+VERDICTS: Final = frozenset(
+    {
+        *("failed", "reason", "reason_code", "reason_detail", "step_since", "failures", "deleted_at", "builds_lost"),
+        *("wanted", "wanted_at", "fulfilled_at", "alarmed_at"),
+    }
+)
+
+
+def _me() -> str:
+    """Who holds a lease, for whoever looks at the row: a process of a host."""
+    return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
 def _restate(instance: Instance) -> bool:
@@ -187,6 +256,7 @@ def _restate(instance: Instance) -> bool:
         gone=instance.gone,
         deleted=instance.deleted_at is not None,
         rebooting=instance.reboot_wanted_at is not None,
+        waiting=instance.seen == Seen.ABSENT and not instance.had_server and instance.admitted_at is None,
     )
     if state == instance.state:
         return False
@@ -196,9 +266,8 @@ def _restate(instance: Instance) -> bool:
 
 
 def _tell(instance: Instance, events: Sequence[Event], *, by: User | None = None) -> None:
-    now = timezone.now()
     InstanceEvent.objects.bulk_create(
-        InstanceEvent(instance=instance, at=now, kind=event.kind, text=event.text[:300], by=by) for event in events
+        InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by) for event in events
     )
     # A state that changed without an event is a transition all the same.
     kinds = [event.kind for event in events] or [f"state.{instance.state}"]

@@ -8,17 +8,17 @@ from django.db.models.expressions import DatabaseDefault
 from django.db.models.functions import Now
 
 from experiments.models import Dataset
-from instances import actions, provisioning
+from instances import actions, pacing, provisioning
 from instances.actions import Launch
 from instances.cloud.memory import OFFERING, MemoryCloud
 from instances.cloud.protocol import Cloud, Desktop, Offering
 from instances.lifecycle import State
-from instances.models import Instance, InstanceEvent
+from instances.models import Instance, InstanceEvent, ServiceState
 from tests import factories
 from visa.accounts.models import User
 
-#: longer than this until the next look: the machine rests
-RESTING = timedelta(seconds=40)
+#: longer than this until the next look: the machine rests, and is not only waited for
+RESTING = timedelta(minutes=10)
 
 
 def memory_cloud(desktop: Desktop) -> MemoryCloud:
@@ -31,12 +31,13 @@ def memory_cloud(desktop: Desktop) -> MemoryCloud:
     return MemoryCloud(desktop=desktop, offering=offering, cores=10_000, memory_mib=10**8)
 
 
-def settle(cloud: Cloud, instance_id: UUID, *, steps: int = 12) -> Instance:
+def settle(cloud: Cloud, instance_id: UUID, *, steps: int = 30) -> Instance:
     """Takes steps, each as soon as it is allowed, until the machine rests or the steps are used up."""
     for _ in range(steps):
         Instance.objects.filter(id=instance_id, deleted_at=None).update(due_at=Now() - timedelta(seconds=1))
+        ServiceState.objects.update(not_before=None, probe_at=Now() - timedelta(seconds=1))
         again = provisioning.advance(cloud, instance_id)
-        if again is None or again > RESTING:
+        if again is not None and again > RESTING:
             break
     return Instance.objects.get(id=instance_id)
 
@@ -47,7 +48,9 @@ def machine_at(state: State, *, owner: User, cloud: Cloud, dataset: Dataset | No
     Needs a size, an image and a limit that hold it.
     """
     instance_id = actions.launch(Launch(doi=(dataset or factories.make_dataset()).minted), by=owner).instance_id
-    if state is not State.BUILDING:
+    if state is State.BUILDING:
+        pacing.admit()
+    elif state is not State.WAITING:
         settle(cloud, instance_id)
     if state is State.STOPPED:
         actions.stop(instance_id, by=owner)
@@ -66,8 +69,9 @@ def make_many(row: Instance, number: int) -> None:
     copies = []
     for _ in range(number - Instance.objects.count()):
         one = copy(row)
-        one.pk, one.launch_key, one.server_id, one.dataset_id = uuid4(), uuid4().hex, None, None
-        one.serial = DatabaseDefault(Instance._meta.get_field("serial").db_default)
+        one.pk, one.launch_key = uuid4(), uuid4().hex
+        one.server_id = one.port_id = one.dataset_id = None
+        one.serial = DatabaseDefault(Instance._meta.get_field("serial").db_default)  # type: ignore[arg-type] - it has one
         copies.append(one)
     Instance.objects.bulk_create(copies)
     story = list(row.events.all())

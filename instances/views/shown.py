@@ -16,7 +16,12 @@ from quotas.allowances import Standing, amount
 from quotas.arithmetic import DIMENSIONS
 
 #: states in which something is on its way
-BUSY = frozenset({State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING})
+BUSY = frozenset(
+    {
+        *(State.WAITING, State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.RESIZING),
+        State.DELETING,
+    }
+)
 
 
 def spoken(seconds: int) -> str:
@@ -127,6 +132,11 @@ class Machine(InstanceView):
     def headline(self) -> str:
         """What it is doing, in one sentence."""
         return {
+            State.WAITING: _("The machine waits for its turn"),
+            State.PAUSED: _("The machine was paused by an operator"),
+            State.SHELVED: _("The machine was set aside by an operator; its files are kept"),
+            State.RESIZING: _("The machine is being resized or moved"),
+            State.UNKNOWN: _("The machine was not seen for a while"),
             State.BUILDING: _("The machine is starting"),
             State.STARTING: _("The machine is starting"),
             State.ACTIVE: _("The machine is ready"),
@@ -138,6 +148,13 @@ class Machine(InstanceView):
             State.ERROR: _("A step failed"),
             State.GONE: _("This machine no longer exists"),
         }[self.state]
+
+    @property
+    def place_words(self) -> str:
+        """Where it stands in line."""
+        if self.place is None:
+            return ""
+        return _("It is next.") if self.place == 1 else _("Number %(place)s in line.") % {"place": self.place}
 
     @property
     def usual_words(self) -> str:

@@ -32,7 +32,7 @@ def test_a_launch_is_a_row_a_reservation_and_a_promise(owner: User, dataset: Dat
 
     view = access.instance_for(owner, launched.instance_id)
     assert not launched.resumed
-    assert (view.state, view.dataset_doi, view.is_owner, view.starting) == (State.BUILDING, dataset.minted, True, True)
+    assert (view.state, view.dataset_doi, view.is_owner, view.starting) == (State.WAITING, dataset.minted, True, True)
     assert view.mounts[0].target.startswith("/data/")
     assert Reservation.objects.get().holder == launched.instance_id
 
@@ -190,7 +190,7 @@ def test_the_list_of_machines_costs_the_same_for_five_and_for_fifty(
     for wanted in (5, 50):
         while Instance.objects.count() < wanted:
             actions.launch(Launch(doi=factories.make_dataset().minted), by=owner)
-        with django_assert_num_queries(2):  # type: ignore[operator]
+        with django_assert_num_queries(4):  # type: ignore[operator]
             counts.append(len(access.instances_visible_to(owner)))
 
     assert counts == [5, 50]

@@ -5,7 +5,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-import time_machine
 from django.apps import apps
 from django.db.models import Model
 from django.db.models.functions import Now
@@ -13,10 +12,10 @@ from django.utils import timezone
 from typing_extensions import override
 
 from experiments.models import Dataset
-from instances import access, actions, grants, transitions
+from instances import access, actions, grants, pacing, transitions
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudRefused, Desktop, Offering, Server, ServerSpec, ServerStatus
+from instances.cloud.protocol import CloudRefused, Desktop, Offering, Port, Server, ServerSpec, ServerStatus
 from instances.grants import NotThere
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Connection, Image, Instance, InstanceEvent
@@ -102,11 +101,15 @@ EVERYTHING = Offering(images=frozenset({"desktop"}), flavours=frozenset({"small"
 
 
 class LosingCreates(LosingReplies):
-    """Answers questions, and loses the answers to orders."""
+    """Answers all but a create, whose answer is lost."""
 
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
         return self.behind.find(instance_id)
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        return self.behind.create_port(instance_id)
 
 
 class Refusing(MemoryCloud):
@@ -131,13 +134,13 @@ def test_a_server_whose_answer_was_lost_is_adopted_and_not_made_twice(launched: 
 
 def test_a_create_that_may_still_happen_is_waited_for(launched: UUID, cloud: MemoryCloud) -> None:
     """A worker died after its intent: until the quiet period is over nobody creates again."""
-    Instance.objects.filter(id=launched).update(intent_at=timezone.now(), attempt=1)
+    Instance.objects.filter(id=launched).update(intent_at=Now(), admitted_at=Now(), state=State.BUILDING, attempt=1)
 
     settle(cloud, launched, steps=3)
     assert not list(cloud.list())
 
-    with time_machine.travel(timezone.now() + timedelta(minutes=10)):
-        assert settle(cloud, launched).state == State.ACTIVE
+    Instance.objects.filter(id=launched).update(intent_at=Now() - timedelta(minutes=10))
+    assert settle(cloud, launched).state == State.ACTIVE
     assert len(list(cloud.list())) == 1
 
 
@@ -172,7 +175,7 @@ def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: Deskto
 def test_a_full_cloud_is_waited_for_with_a_reason(launched: UUID, vnc: Desktop, owner: User) -> None:
     settle(FullCloud(desktop=vnc, offering=EVERYTHING), launched, steps=3)
     view = access.instance_for(owner, launched)
-    assert (view.state, view.reason_code) == (State.BUILDING, "cloud_full")
+    assert (view.state, view.reason_code, view.place) == (State.WAITING, "cloud_full", 1)
 
     assert settle(MemoryCloud(desktop=vnc, offering=EVERYTHING), launched).state == State.ACTIVE
 
@@ -270,14 +273,23 @@ def test_data_withdrawn_between_the_click_and_the_create_are_not_mounted(
     assert not list(cloud.list())
 
 
-def test_two_workers_never_hold_one_machine(launched: UUID) -> None:
+@pytest.fixture
+def admitted(launched: UUID) -> UUID:
+    """A machine whose turn has come."""
+    assert pacing.admit() == [launched]
+    return launched
+
+
+def test_two_workers_never_hold_one_machine(admitted: UUID) -> None:
+    launched = admitted
     first = transitions.claim(launched)
 
     assert first is not None
     assert transitions.claim(launched) is None
 
 
-def test_a_worker_that_lost_its_lease_writes_nothing(launched: UUID) -> None:
+def test_a_worker_that_lost_its_lease_writes_nothing(admitted: UUID) -> None:
+    launched = admitted
     slow = transitions.claim(launched)
     assert slow is not None
     Instance.objects.filter(id=launched).update(lease_until=Now() - timedelta(seconds=1))
@@ -289,7 +301,8 @@ def test_a_worker_that_lost_its_lease_writes_nothing(launched: UUID) -> None:
     assert Instance.objects.get(id=launched).seen == Seen.BUILDING
 
 
-def test_a_wish_that_arrives_during_a_step_is_seen_at_once(launched: UUID, owner: User) -> None:
+def test_a_wish_that_arrives_during_a_step_is_seen_at_once(admitted: UUID, owner: User) -> None:
+    launched = admitted
     claim = transitions.claim(launched)
     assert claim is not None
     transitions.wish(launched, Wanted.DELETED, by=owner)

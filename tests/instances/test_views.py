@@ -100,7 +100,7 @@ def test_home_costs_the_same_for_one_machine_and_for_five_hundred(browse_as: Bro
 
     machines.make_many(Instance.objects.get(), 500)
 
-    assert queries(client, "/") == few <= 9
+    assert queries(client, "/") == few <= 11
 
 
 def test_lists_of_data_cost_the_same_for_few_and_for_many(browse_as: Browse, owner: User, dataset: Dataset) -> None:

@@ -1,0 +1,168 @@
+"""Ending a machine at the cloud: servers until none is listed, then its ports and volumes, and only then its row.
+
+Whatever may still exist is still counted: the allowance is given back when nothing is left, and not before.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from django.db.models.functions import Now
+from django.utils.translation import gettext_noop as _
+
+from instances import checkpoints, grants, pacing
+from instances.checkpoints import checkpoint
+from instances.cloud.protocol import Server, ServerGone, Service
+from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen
+from instances.models import Instance
+from instances.outcomes import Outcome, Sight, Visit, failing, saying, silence
+from instances.pace import pace
+from instances.transitions import Event
+
+log = logging.getLogger(__name__)
+
+#: how Nova says that no host has room (nova.exception.NoValidHost)
+NO_HOST: Final = "No valid host"
+
+#: why a build was given up, for people
+LOST_WORDS: Final = {
+    "no_room": _("The cloud had no room for a machine of this size."),
+    "build_failed": _("The cloud could not make this machine."),
+    "too_slow": _("The cloud took far too long to make this machine."),
+}
+
+
+def delete(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """Orders the deletion of everything that is listed, again and again until nothing is."""
+    instance, now = visit.claim.instance, visit.claim.now
+    stuck = now - instance.wanted_at > pace().stuck
+    more: dict[str, object] = {}
+    if stuck and instance.alarmed_at is None:
+        log.error(
+            "instance %s is still there %s after its deletion was asked for", instance.id, now - instance.wanted_at
+        )
+        more["alarmed_at"] = now
+        events = [*events, Event(kind="delete.stuck", verdict=True)]
+    _order(visit, sight, again=stuck)
+    return Outcome(
+        again_in=pace().on_its_way(now - instance.wanted_at), changes={**changes, **more}, events=tuple(events)
+    )
+
+
+def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """No server is listed any more: the known one is asked for by its id, then ports and volumes go, then the row."""
+    instance, cloud = visit.claim.instance, visit.cloud
+    if instance.server_id:
+        # A list may miss it; its id does not lie.
+        cloud.delete(instance.server_id)
+    for port in cloud.find_ports(instance.id):
+        cloud.delete_port(port.id)
+    visit.heard.add(Service.NEUTRON)
+    for volume in [one for one in cloud.volumes() if one.instance_id == instance.id]:
+        cloud.delete_volume(volume.id)
+    grants.revoke_machine(instance.id, cause="deleted")
+    gone = {
+        **changes,
+        "deleted_at": Now(),
+        "server_id": None,
+        "port_id": None,
+        "admitted_at": None,
+        "desktop_secret": "",
+        "desktop_certificate": "",
+    }
+    checkpoint(checkpoints.QUOTA_BEFORE_RELEASE)
+    return Outcome(again_in=pace().rest, changes=gone, events=(*events, Event(kind="deleted")), frees=True)
+
+
+def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """Deletes a server that never became a machine, so that another can be made; counts it once."""
+    instance, now = visit.claim.instance, visit.claim.now
+    more: dict[str, object] = {}
+    if instance.discarding_since is None:
+        code = "too_slow" if sight.seen is not Seen.FAILED else "no_room" if NO_HOST in sight.detail else "build_failed"
+        log.warning("instance %s loses its build %d: %s %s", instance.id, instance.builds_lost + 1, code, sight.detail)
+        more = {
+            "discarding_since": now,
+            "builds_lost": instance.builds_lost + 1,
+            **saying(f"retry_{code}", sight.detail),
+        }
+        events = [*events, Event(kind="build.lost")]
+    _order(visit, sight, again=False)
+    age = now - (instance.discarding_since or now)
+    return Outcome(again_in=pace().on_its_way(age), changes={**changes, **more}, events=tuple(events))
+
+
+def builds_left(instance: Instance) -> bool:
+    """Whether another build may follow those that were lost. One that never ended is worth one more, not two."""
+    return instance.builds_lost < (STUCK_BUILDS if instance.reason_code == "retry_too_slow" else BUILDS)
+
+
+def discarded(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """The lost build is gone: the machine waits for its turn again, after a pause."""
+    lost = max(1, visit.claim.instance.builds_lost)
+    pauses = pace().rebuild
+    pause = pauses[min(lost, len(pauses)) - 1]
+    return Outcome(again_in=pause, changes={**changes, **_nothing_left()}, events=tuple(events))
+
+
+def give_up(visit: Visit, changes: Mapping[str, object]) -> Outcome:
+    """No build is left, and no server: it has failed, and holds nothing any more."""
+    instance = visit.claim.instance
+    for port in visit.cloud.find_ports(instance.id):
+        visit.cloud.delete_port(port.id)
+    code = instance.reason_code.removeprefix("retry_")
+    words = LOST_WORDS.get(code, LOST_WORDS["build_failed"])
+    if code not in LOST_WORDS:
+        code = "build_failed"
+    left = {**changes, **_nothing_left(), "port_id": None}
+    return failing(left, code, words, instance.reason_detail, frees=True)
+
+
+def gone(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """It had a server and the cloud has none any more. Its row stays and says so; it is not made again by itself."""
+    instance, again = visit.claim.instance, pacing.spread(pace().rest)
+    if instance.gone:
+        return Outcome(again_in=again, changes=changes)
+    grants.revoke_machine(instance.id, cause="gone")
+    words = _("The machine no longer exists: it was removed outside this platform.")
+    verdict = {**changes, **silence(), "gone": True, "reason_code": "gone", "reason": words, "silent_since": None}
+    return Outcome(again_in=again, changes=verdict, events=(*events, Event(kind="gone", text=words)), frees=True)
+
+
+def surplus(visit: Visit, sight: Sight) -> None:
+    """Deletes what a doubled create left beside the server we keep."""
+    for server in sight.surplus:
+        if not server.deleting:
+            log.warning("instance %s has a surplus server %s; it is deleted", visit.claim.instance.id, server.id)
+            visit.cloud.delete(server.id)
+
+
+def _nothing_left() -> dict[str, object]:
+    """How a row stands whose server is gone and which is to have another, or none."""
+    return {
+        "discarding_since": None,
+        "had_server": False,
+        "server_id": None,
+        "admitted_at": None,
+        "desktop_host": None,
+        "desktop_port": None,
+        "cloud_host": "",
+        "cloud_flavour": "",
+    }
+
+
+def _order(visit: Visit, sight: Sight, *, again: bool) -> None:
+    """Deletes what is seen; with `again` also what says that its deletion is under way."""
+    for server in _all(sight):
+        if server.deleting and not again:
+            continue
+        checkpoint(checkpoints.DELETE_BEFORE)
+        try:
+            visit.cloud.delete(server.id)
+        except ServerGone:
+            continue
+        checkpoint(checkpoints.DELETE_AFTER)
+
+
+def _all(sight: Sight) -> Iterable[Server]:
+    return (*((sight.server,) if sight.server else ()), *sight.surplus)

@@ -1,0 +1,112 @@
+"""What the cloud shows of one instance now, and what that alone changes in its row."""
+
+from datetime import datetime
+from typing import Final
+
+from instances import checkpoints
+from instances.checkpoints import checkpoint
+from instances.cloud.greeting import desktop_answers
+from instances.cloud.protocol import CloudDenied, CloudUnreachable, Server, ServerStatus, Service
+from instances.lifecycle import OFF, ON, Seen, Wanted, fulfilled
+from instances.models import Instance
+from instances.outcomes import Sight, Visit, saying, silence, unanswered
+from instances.transitions import Event
+
+#: what each status of a server means for its machine; a running one is READY as soon as its desktop answers
+MEANS: Final = {
+    ServerStatus.BUILD: Seen.BUILDING,
+    ServerStatus.ACTIVE: Seen.BOOTING,
+    ServerStatus.REBOOT: Seen.BOOTING,
+    ServerStatus.SHUTOFF: Seen.STOPPED,
+    ServerStatus.PAUSED: Seen.PAUSED,
+    ServerStatus.SHELVED: Seen.SHELVED,
+    ServerStatus.RESIZE: Seen.RESIZING,
+    ServerStatus.ERROR: Seen.FAILED,
+    ServerStatus.DELETED: Seen.ABSENT,
+}
+
+
+def look(visit: Visit) -> Sight:
+    """What the cloud shows of an instance now. Silence is UNKNOWN and never ABSENT."""
+    instance = visit.claim.instance
+    try:
+        servers = visit.cloud.find(instance.id)
+    except (CloudUnreachable, CloudDenied) as error:
+        unanswered(error)
+        return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
+    visit.heard |= {Service.KEYSTONE, Service.NOVA}
+    if not servers:
+        return Sight(seen=Seen.ABSENT)
+    # The oldest that is sound; one that is going away only where there is no other.
+    order = sorted(servers, key=lambda server: (server.status is ServerStatus.ERROR, server.deleting))
+    kept = order[0]
+    seen = MEANS.get(kept.status, Seen.UNKNOWN)
+    silent = False
+    if kept.status is ServerStatus.ACTIVE:
+        answers = kept.desktop is not None and desktop_answers(kept.desktop)
+        # One that was ready and has not been rebooted keeps its word; that it is silent is said beside it.
+        silent = not answers and instance.seen == Seen.READY
+        seen = Seen.READY if answers or silent else Seen.BOOTING
+        if instance.seen != seen:
+            checkpoint(checkpoints.READY_SEEN if seen is Seen.READY else checkpoints.ACTIVE_SEEN)
+    return Sight(seen=seen, server=kept, surplus=tuple(order[1:]), detail=kept.fault, silent=silent)
+
+
+def sighted(instance: Instance, sight: Sight, now: datetime) -> tuple[dict[str, object], list[Event]]:
+    """What a look alone changes in the row, and tells. `now` is the database's."""
+    seen, fresh = sight.seen, sight.seen != instance.seen
+    if seen is Seen.UNKNOWN:
+        # `seen` keeps the last thing that was really seen; `seen_at` says since when it is old.
+        return {}, []
+    changes: dict[str, object] = {"seen": seen, "seen_at": now, "missed": 0}
+    events = [Event(kind=f"seen.{seen}")] if fresh else []
+    if seen is Seen.ABSENT:
+        changes["missed"] = instance.missed + 1
+    else:
+        changes |= {"had_server": True, "intent_at": None, "gone": False}
+        if seen is not Seen.BUILDING:
+            # It is made, or will never be: its place among the creates in flight is free.
+            changes["admitted_at"] = None
+    if sight.server is not None:
+        changes |= _placed(instance, sight.server, events)
+    if fresh:
+        changes |= {"step_since": now, "failures": 0}
+        if not instance.failed and (seen in OFF | ON or not instance.reason_code.startswith("retry_")):
+            changes |= silence()
+    elif instance.reason_code in {"cloud_silent", "cloud_denied"}:
+        changes |= {"failures": 0, **silence()}
+    if fulfilled(Wanted(instance.wanted), seen) and instance.fulfilled_at is None and instance.reboot_wanted_at is None:
+        changes["fulfilled_at"] = now
+    if seen is Seen.READY:
+        changes |= {"failed": False, "builds_lost": 0, **silence()}
+        if instance.ready_at is None:
+            changes["ready_at"] = now
+        if instance.reboot_sent_at is not None and fresh:
+            changes |= {"reboot_wanted_at": None, "reboot_sent_at": None, "fulfilled_at": now}
+    _voice(instance, sight, now, changes, events)
+    return changes, events
+
+
+def _placed(instance: Instance, server: Server, events: list[Event]) -> dict[str, object]:
+    """Which server it is, where its desktop listens, and where the cloud keeps it."""
+    changes: dict[str, object] = {"server_id": server.id}
+    if server.desktop is not None:
+        changes |= {"desktop_host": server.desktop.host, "desktop_port": server.desktop.port}
+    if server.host and server.host != instance.cloud_host:
+        changes["cloud_host"] = server.host[:255]
+        if instance.cloud_host and instance.server_id == server.id:
+            events.append(Event(kind="moved"))
+    return changes
+
+
+def _voice(instance: Instance, sight: Sight, now: datetime, changes: dict[str, object], events: list[Event]) -> None:
+    """Since when its desktop is silent, and that it is back."""
+    if sight.silent:
+        changes |= saying("desktop_silent")
+        if instance.silent_since is None:
+            changes["silent_since"] = now
+            events.append(Event(kind="desktop.silent"))
+    elif instance.silent_since is not None:
+        changes["silent_since"] = None
+        if sight.seen is Seen.READY:
+            events.append(Event(kind="desktop.back"))
