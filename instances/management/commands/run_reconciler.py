@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -12,12 +13,15 @@ from typing_extensions import override
 from instances import provisioning, reconciliation
 from instances.cloud.connect import connect
 from instances.pace import pace
+from visa.audit import sealing
 from visa.outbox import sending
 
 log = logging.getLogger(__name__)
 
 #: seconds between two polls when nothing is due
 POLL_SECONDS = 1.0
+#: seconds between two looks for what the audit trail has not sealed
+SEAL_SECONDS = 10.0
 
 
 class Command(BaseCommand):
@@ -31,10 +35,14 @@ class Command(BaseCommand):
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
         threading.Thread(target=sending.keep_sending, args=(stopping,), name="outbox", daemon=True).start()
+        seal_at = 0.0
         log.info("the reconciler runs")
         while not stopping.is_set():
             try:
                 idle = provisioning.advance(cloud) is None
+                if time.monotonic() >= seal_at:
+                    sealing.keep()
+                    seal_at = time.monotonic() + SEAL_SECONDS
             except (OperationalError, InterfaceError) as error:
                 # The database is the only truth; without it there is nothing to do but to wait for it.
                 log.warning("the database does not answer: %s", type(error).__name__)
