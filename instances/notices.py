@@ -251,7 +251,7 @@ def _swept(about: str) -> Words | None:
             _("Nothing should be left behind, so this is a fault to explain. Today you are told this only once."),
         ),
         to_do=_("Compare the sightings with the logs of that time."),
-        link=_site(),
+        link=_sweeps(),
     )
 
 
@@ -263,7 +263,7 @@ def _sweep_held(about: str) -> Words | None:
         subject=_("Sweeps are held and only report"),
         lines=(_(hold.why), _("Nothing left behind in the cloud is deleted until an administrator releases them.")),
         to_do=_("Look at what the last sweep found, and release it if that is right."),
-        link=_site(),
+        link=_sweeps(),
     )
 
 
@@ -285,6 +285,10 @@ def _cloud_silent(about: str) -> Words | None:
 
 def _page_of(instance: Instance) -> str:
     return settings.SITE.url + reverse("instances:instance-detail", args=[instance.id])
+
+
+def _sweeps() -> str:
+    return settings.SITE.url + reverse("instances:reconciliation")
 
 
 def _site() -> str:

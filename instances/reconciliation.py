@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.db.models import Max, Q
 from django.db.models.functions import Greatest, Now
 
-from instances import strays, sweeps
+from instances import notices, strays, sweeps
 from instances.cloud.protocol import Cloud, CloudError, CloudUnreachable
 from instances.lifecycle import Seen, Wanted
 from instances.models import DatabaseIdentity, Instance, Sighting, Sweep, SweepHold
@@ -88,10 +88,7 @@ def sweep(cloud: Cloud, *, due: Callable[[], bool] | None = None, deleting: bool
         swept = _write_down(comparison)
         _give_no_serial_twice(comparison.books)
         done = [stray for stray in comparison.assessment.orders if _delete(cloud, stray)]
-        # What was ordered before and is still there was counted then.
-        fresh = sum(not _ordered_before(comparison.past, stray) for stray in done)
-        if fresh:
-            Sweep.objects.filter(id=swept.id).update(swept=fresh)
+        Sweep.objects.filter(id=swept.id).update(swept=len(_fresh(comparison.past, done)))
         return comparison
 
 
@@ -226,7 +223,7 @@ def _write_down(comparison: Comparison) -> Sweep:
             id__in=[ghost.instance_id for ghost in comparison.ghosts], deleted_at=None, due_at__gt=Now()
         ).update(due_at=Now())
         Sweep.objects.filter(at__lt=books.at - KEPT).delete()
-        return Sweep.objects.create(
+        swept = Sweep.objects.create(
             at=books.at,
             rows=counts.rows,
             accepted=counts.accepted,
@@ -234,9 +231,13 @@ def _write_down(comparison: Comparison) -> Sweep:
             ports=counts.things[Kind.PORT],
             volumes=counts.things[Kind.VOLUME],
             strays=len(assessment.strays),
+            swept=len(_fresh(comparison.past, assessment.orders)),
             ghosts=len(comparison.ghosts),
             held=strays.BRAKES[assessment.brake] if assessment.brake else "",
         )
+        if swept.swept:
+            notices.tell_swept(swept)
+    return swept
 
 
 def _hold(doubt: Doubt, told: str, at: datetime) -> None:
@@ -246,6 +247,7 @@ def _hold(doubt: Doubt, told: str, at: datetime) -> None:
     if new:
         log.error("sweeps are held: %s (%s)", hold.why, told)
         trail.record("sweep.hold", kind="sweep_hold", object_id=hold.id, reason=doubt, detail={"told": told})
+        notices.tell_held(hold)
 
 
 def _note_sightings(comparison: Comparison) -> None:
@@ -273,7 +275,7 @@ def _note_sightings(comparison: Comparison) -> None:
     )
     # What is no stray any more has found its row, or went by itself; what was swept stays told as swept.
     Sighting.objects.filter(verdict__in=sweeps.OPEN, last_seen_at__lt=at).update(verdict=Verdict.EXPLAINED)
-    fresh = [one for one in comparison.assessment.orders if not _ordered_before(comparison.past, one)]
+    fresh = _fresh(comparison.past, comparison.assessment.orders)
     for one in fresh:
         log.warning(
             "%s %s (%s) is swept: %s A defect to explain.", one.thing.kind, one.thing.name, one.thing.id, one.why
@@ -292,9 +294,10 @@ def _note_sightings(comparison: Comparison) -> None:
     )
 
 
-def _ordered_before(past: Past, stray: Stray) -> bool:
-    earlier = past.sights.get((stray.thing.kind, stray.thing.id))
-    return earlier is not None and earlier.verdict is Verdict.SWEPT
+def _fresh(past: Past, orders: Iterable[Stray]) -> list[Stray]:
+    """Orders given for the first time. What was ordered before and is still there was counted and told then."""
+    before = {key for key, sight in past.sights.items() if sight.verdict is Verdict.SWEPT}
+    return [one for one in orders if (one.thing.kind, one.thing.id) not in before]
 
 
 def _delete(cloud: Cloud, stray: Stray) -> bool:

@@ -27,6 +27,7 @@ from tests.clouds import document
 from visa.accounts.models import User
 from visa.audit.models import AuditEvent
 from visa.environment import SweepMode
+from visa.outbox.models import Outbox
 
 pytestmark = pytest.mark.django_db
 
@@ -148,6 +149,7 @@ def test_a_server_nobody_owns_waits_its_quarter_of_an_hour_and_goes(
     assert sum(Sweep.objects.values_list("swept", flat=True)) == 1
     (told,) = AuditEvent.objects.filter(action="sweep.delete")
     assert (told.kind, told.object_id, told.reason) == ("server", stray.id, "unknown")
+    assert [one.payload["notice"] for one in Outbox.objects.all()] == ["swept"]
 
 
 def test_what_a_deleted_machine_left_behind_goes_in_its_order(settled: Instance, cloud: AgedCloud, owner: User) -> None:
@@ -309,6 +311,7 @@ def test_machines_newer_than_the_database_hold_every_sweep_until_somebody_decide
     hold = SweepHold.objects.get()
     assert hold.why == DOUBTS[Doubt.PUT_BACK]
     assert str(given + 40) in hold.detail
+    assert [one.payload for one in Outbox.objects.all()] == [{"notice": "sweep_held", "about": str(hold.id)}]
     assert {newer.id, other.id} < ids(cloud)
 
     # From the moment it is known, no serial is given a second time.
