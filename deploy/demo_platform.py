@@ -261,12 +261,8 @@ class DemoPlatform:
     # --- our own processes ---------------------------------------------------------------------------------------
 
     def start_web(self) -> Running:
-        """uvicorn; returns when it answers."""
-        command = ["-m", "uvicorn", "visa.asgi:application", "--host", LOOPBACK, "--port", str(self.port)]
-        command += ["--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio"]
-        # A desktop's messages are small, and pictures do not compress twice; nobody stands in front of us here.
-        command += ["--ws-max-size", "65536", "--ws-per-message-deflate", "false", "--no-proxy-headers"]
-        command += ["--no-server-header", "--timeout-graceful-shutdown", "3", "--lifespan", "off", "--no-access-log"]
+        """Returns when it answers."""
+        command = ["-m", "visa.web", "--host", LOOPBACK, "--port", str(self.port)]
         process = self._start("web", command, "web")
         processes.wait_until(self._answers, process, seconds=60)
         return process

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,24 +13,15 @@ from django.db import connection
 from django.utils.module_loading import import_string
 
 from deploy.processes import Running, accepts, free_port, start, wait_until
-
-#: what the desktop path is deployed with (threats: message limit, no compression)
-OPTIONS: dict[str, Any] = {
-    "ws": "websockets-sansio",
-    "ws_max_size": 65536,
-    "ws_per_message_deflate": False,
-    "ws_ping_interval": 20.0,
-    "ws_ping_timeout": 20.0,
-    "lifespan": "off",
-    "log_config": None,
-}
+from visa import web
 
 
 @contextlib.asynccontextmanager
-async def serving(application: Any) -> AsyncIterator[int]:
+async def serving(application: Any, *, stall_seconds: float = web.STALL_SECONDS) -> AsyncIterator[int]:
     """Serves the application on loopback; the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, **OPTIONS, timeout_graceful_shutdown=2))
+    listener = web.listener("127.0.0.1", 0, stall_seconds=stall_seconds)
+    config = uvicorn.Config(application, **web.OPTIONS, log_config=None, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn tells it by this alone
@@ -58,18 +48,7 @@ class WebProcess:
 
     def start(self) -> None:
         """Returns when it takes connections. Raises `NotReady`."""
-        command = [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "visa.asgi:application",
-            "--port",
-            str(self.port),
-            "--lifespan",
-            "off",
-        ]
-        command += ["--loop", "uvloop", "--ws", "websockets-sansio", "--ws-max-size", "65536"]
-        command += ["--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "2"]
+        command = [sys.executable, "-m", "visa.web", "--port", str(self.port), "--grace", "2"]
         variables = os.environ | {"VISA_PROCESS": "web", "VISA_DATABASE_NAME": connection.settings_dict["NAME"]}
         self._running = start("web", command, log=self._log, environment=variables)
         wait_until(lambda: accepts(self.port), self._running, seconds=60)
