@@ -3,6 +3,7 @@
 import re
 import subprocess
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -224,45 +225,67 @@ def test_a_repository_is_named_once() -> None:
 # --- whatever goes in ------------------------------------------------------------------------------------------------
 
 HOSTILE = st.text(alphabet="a.-/:;|@$`'\"\\*?[]~#&()<>{}= \n\t%!0z", max_size=40) | st.text(max_size=30)
-ADDRESS = st.from_regex(r"\Ahttps?://[A-Za-z0-9.-]{1,20}(:[0-9]{1,5})?\Z", fullmatch=True)
-PROXY = st.lists(ADDRESS | st.just("DIRECT"), min_size=1, max_size=3).flatmap(
-    lambda these: st.sampled_from(["|".join(these), ";".join(these)])
-)
+LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+ADDRESS = st.from_regex(r"https?://[A-Za-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?", fullmatch=True)
 PATH = st.from_regex(r"(/[A-Za-z0-9._~@%+-]{1,12}){1,3}", fullmatch=True)
-SERVERS = st.lists(st.builds(str.__add__, ADDRESS, PATH), min_size=1, max_size=3).map(";".join)
-PINS = st.builds(
-    "{}:{}".format,
-    st.sampled_from(PinKind),
-    HOSTILE | st.from_regex(r"[0-9a-f]{39,41}|[A-Za-z0-9_.@/:-]{1,20}", fullmatch=True),
-)
+MOMENT = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1))  # noqa: DTZ001 - the pin says by itself that it is UTC
+#: each setting: what is meant to be there
+MEANT: dict[str, st.SearchStrategy[str]] = {
+    "name": st.lists(LABEL, min_size=2, max_size=4).map(".".join).filter(lambda name: len(name) > 3),
+    "proxy": st.lists(ADDRESS | st.just("DIRECT"), min_size=1, max_size=3).map(";".join)
+    | st.lists(ADDRESS, min_size=1, max_size=3).map("|".join),
+    "server": st.just("") | st.lists(st.builds(str.__add__, ADDRESS, PATH), min_size=1, max_size=3).map(";".join),
+    "pin": st.just("")
+    | MOMENT.map(lambda moment: f"date:{moment:%Y-%m-%dT%H:%M:%SZ}")
+    | st.from_regex(r"tag:[A-Za-z0-9][A-Za-z0-9_.@/:-]{0,30}", fullmatch=True)
+    | st.from_regex(r"hash:[0-9a-f]{38}[1-9a-f]{2}", fullmatch=True),
+}
 
 
-@given(
-    name=st.from_regex(r"[a-z0-9.-]{4,62}", fullmatch=True) | HOSTILE,
-    proxy=PROXY | HOSTILE,
-    server=st.just("") | SERVERS | HOSTILE,
-    pin=st.just("") | PINS | HOSTILE,
-    quota=st.integers(-1, 10_000_001),
-)
-def test_whatever_goes_in_the_shell_sets_what_was_meant_and_runs_nothing(
-    tmp_path_factory: pytest.TempPathFactory, name: str, proxy: str, server: str, pin: str, quota: int
+@st.composite
+def sayings(draw: st.DrawFn, *, meant: bool) -> dict[str, str]:
+    """What a site says: all of it meant, or one setting a text that somebody else chose."""
+    said = {name: draw(strategy) for name, strategy in MEANT.items()}
+    if not meant:
+        name = draw(st.sampled_from(sorted(MEANT)))
+        kind = draw(st.sampled_from(["", *(f"{one}:" for one in PinKind)])) if name == "pin" else ""
+        said[name] = kind + draw(HOSTILE)
+    return said
+
+
+def client_of(name: str, proxy: str, server: str, pin: str) -> Cvmfs:
+    return Cvmfs(repositories=(Repository(name=name, server=server, pin=pin),), proxy=proxy)
+
+
+@given(sayings(meant=True))
+def test_whatever_is_meant_is_what_the_shell_sets(
+    tmp_path_factory: pytest.TempPathFactory, said: dict[str, str]
 ) -> None:
-    cvmfs = Cvmfs(repositories=(Repository(name=name, server=server, pin=pin),), proxy=proxy, quota_mb=quota)
+    agreed_on(client_of(**said), tmp_path_factory.mktemp("client"))
+
+
+@given(sayings(meant=False))
+def test_whatever_goes_in_runs_nothing(tmp_path_factory: pytest.TempPathFactory, said: dict[str, str]) -> None:
     try:
-        made = software.files(cvmfs)
+        software.files(client_of(**said))
     except SoftwareFault:
         return
-    place = tmp_path_factory.mktemp("client")
-    site = agreed(made[software.SITE_FILE], place)
-    own = agreed(made[cvmfs.repositories[0].file], place) if server or pin else {}
+    agreed_on(client_of(**said), tmp_path_factory.mktemp("client"))
 
-    assert site == {
-        "CVMFS_REPOSITORIES": name,
-        "CVMFS_HTTP_PROXY": proxy,
-        "CVMFS_QUOTA_LIMIT": str(quota),
+
+def agreed_on(cvmfs: Cvmfs, place: Path) -> None:
+    """Every reader finds exactly this client's settings in its files."""
+    made, (repository,) = software.files(cvmfs), cvmfs.repositories
+    own = agreed(made[repository.file], place) if repository.file in made else {}
+
+    assert agreed(made[software.SITE_FILE], place) == {
+        "CVMFS_REPOSITORIES": repository.name,
+        "CVMFS_HTTP_PROXY": cvmfs.proxy,
+        "CVMFS_QUOTA_LIMIT": "4000",
         "CVMFS_STRICT_MOUNT": "yes",
     }
-    assert sorted(own.values()) == sorted(value for value in (server, pin.partition(":")[2]) if value)
+    wanted = [repository.server, repository.pin.partition(":")[2]]
+    assert sorted(own.values()) == sorted(value for value in wanted if value)
 
 
 # --- the site's own words --------------------------------------------------------------------------------------------
