@@ -19,6 +19,8 @@ def main() -> None:
     )
     for server in cloud.list():
         cloud.delete(server.id)
+    for port in cloud.ports():
+        cloud.delete_port(port.id)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ FLAVOURS = {  # name: (vCPUs, MiB, GiB, extra specs)
 }
 #: what may come in, and only from the host, where the gateway runs
 OPEN_PORTS = {("icmp", None), ("tcp", 5901)}
-#: what the platform's credential may call: what instances/cloud/openstack.py calls, and nothing that could change an
+#: what the platform's credential may call: what instances/cloud/openstack calls, and nothing that could change an
 #: image, a network, a volume or another credential. With volumes: GET /v3/volumes/detail, DELETE /v3/volumes/* as well.
 ACCESS_RULES = [
     ("compute", "GET", "/v2.1/servers"),
