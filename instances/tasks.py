@@ -6,7 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.exceptions import OperationalError
 
-from instances import provisioning, reconciliation
+from instances import provisioning, reconciliation, watch
 from instances.cloud.connect import connect
 
 log = logging.getLogger(__name__)
@@ -20,15 +20,19 @@ FOLLOW_UP = 5.0
 @shared_task(name="instances.advance")
 def advance_instance(instance_id: str) -> None:
     """Brings one machine one step further, and comes back soon where it is on its way."""
-    again = provisioning.advance(connect(), UUID(instance_id))
+    cloud = connect()
+    again = provisioning.advance(cloud, UUID(instance_id))
+    # A step that ended may have let somebody else in, whom no nudge names.
+    provisioning.advance(cloud)
     if again is not None and again.total_seconds() <= FOLLOW_UP:
         advance_instance.apply_async((instance_id,), countdown=again.total_seconds())
 
 
 @shared_task(name="instances.advance_due")
 def advance_due() -> None:
-    """The tick: takes what is due, longest waiting first."""
+    """The tick: watches the cloud, then takes what is due, longest waiting first."""
     cloud = connect()
+    watch.turn(cloud)
     for _ in range(TICK_ROWS):
         if provisioning.advance(cloud) is None:
             return

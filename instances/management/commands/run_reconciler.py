@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import provisioning, reconciliation
+from instances import provisioning, reconciliation, watch
 from instances.cloud.connect import connect
 from instances.pace import pace
 from visa.audit import sealing
@@ -19,7 +19,9 @@ from visa.outbox import sending
 log = logging.getLogger(__name__)
 
 #: seconds between two polls when nothing is due
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.25
+#: so many steps at once: most of a step is waiting for the cloud
+STEPS_AT_ONCE = 8
 #: seconds between two looks for what the audit trail has not sealed
 SEAL_SECONDS = 10.0
 
@@ -34,12 +36,22 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stopping.set())
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
+        threading.Thread(target=_watch, args=(stopping,), name="watch", daemon=True).start()
+        much = threading.Event()
+        helpers = [
+            threading.Thread(target=_help, args=(stopping, much), name=f"steps-{number}")
+            for number in range(1, STEPS_AT_ONCE)
+        ]
+        for helper in helpers:
+            helper.start()
         threading.Thread(target=sending.keep_sending, args=(stopping,), name="outbox", daemon=True).start()
         seal_at = 0.0
         log.info("the reconciler runs")
         while not stopping.is_set():
             try:
                 idle = provisioning.advance(cloud) is None
+                if not idle:
+                    much.set()
                 if time.monotonic() >= seal_at:
                     sealing.keep()
                     seal_at = time.monotonic() + SEAL_SECONDS
@@ -57,6 +69,38 @@ class Command(BaseCommand):
             if idle:
                 stopping.wait(POLL_SECONDS)
         log.info("the reconciler stops")
+        much.set()
+        for helper in helpers:
+            helper.join()  # a step that runs is finished
+
+
+def _help(stopping: threading.Event, much: threading.Event) -> None:
+    """Takes steps beside the loop while there is more than one to take."""
+    cloud = connect()
+    while not stopping.is_set():
+        much.wait()
+        try:
+            if not stopping.is_set() and provisioning.advance(cloud) is None:
+                much.clear()
+        except Exception:
+            log.exception("a step failed")
+            connection.close()
+            much.clear()
+        if not much.is_set():
+            # Its connection would be taken for the loop's by whoever looks whether that one is alive.
+            connection.close()
+
+
+def _watch(stopping: threading.Event) -> None:
+    """Follows the cloud and the desktops, beside the loop, which it wakes by what it makes due."""
+    cloud = connect()
+    while not stopping.is_set():
+        try:
+            watch.turn(cloud)
+        except Exception:
+            log.exception("a turn of the watch failed")
+            connection.close()
+        stopping.wait(pace().greet_booting.total_seconds())
 
 
 def _sweep(stopping: threading.Event) -> None:

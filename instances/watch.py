@@ -1,0 +1,162 @@
+"""Follows all machines by a few calls, however many there are: what changed at the cloud, and which desktops answer.
+
+It compares and wakes: rows that differ from what is seen become due, and the step looks for itself. It writes nothing
+of what it saw. Any number of processes may drive it; a conditional UPDATE decides who does each round.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from instances import pacing
+from instances.cloud.greeting import PATIENCE, which_answer
+from instances.cloud.protocol import Cloud, CloudError, Desktop, Server, ServerStatus, Service
+from instances.lifecycle import Seen, State, Wanted
+from instances.looking import MEANS
+from instances.models import Instance, Watch
+from instances.outcomes import unanswered
+from instances.pace import pace
+
+log = logging.getLogger(__name__)
+
+#: states in which the cloud is expected to change something soon
+ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What a row says of its server, as far as a list can contradict it."""
+
+    id: UUID
+    seen: str
+    had_server: bool
+    server_id: str | None
+    cloud_flavour: str
+    cloud_host: str
+
+
+def turn(cloud: Cloud) -> None:
+    """Does those rounds that are due and that nobody else does. One query where none is."""
+    state = Watch.objects.annotate(now=Now()).first()
+    if state is None:
+        Watch.objects.bulk_create([Watch()], ignore_conflicts=True)
+        state = Watch.objects.annotate(now=Now()).get()
+    now: datetime = state.now
+    if _due(state.due_at, now) and _take("due_at", pace().budget):
+        _servers(cloud, state, now)
+    if _due(state.booting_due_at, now) and _take("booting_due_at", pace().greet_booting):
+        _booting()
+    if _due(state.ready_due_at, now) and _take("ready_due_at", pace().greet_ready):
+        _ready()
+
+
+def _due(at: datetime | None, now: datetime) -> bool:
+    return at is None or at <= now
+
+
+def _take(field: str, interval: timedelta) -> bool:
+    """Takes one round for this process: it is due again after `interval`. False where somebody was first."""
+    due = Q(**{field: None}) | Q(**{f"{field}__lte": Now()})
+    return Watch.objects.filter(due).update(**{field: Now() + interval}) == 1
+
+
+def _servers(cloud: Cloud, state: Watch, now: datetime) -> None:
+    """What changed at the cloud since the last time, or all there is: rows that say otherwise are woken."""
+    gate = pacing.gate()
+    if not gate.passes(Service.KEYSTONE, Service.NOVA):
+        Watch.objects.update(due_at=Now() + pace().watch_busy)
+        return
+    full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
+    try:
+        since = (state.changes_at or now) - pace().watch_overlap
+        servers = tuple(cloud.list() if full else cloud.changed_since(since))
+    except CloudError as error:
+        log.warning("the watch saw nothing: %s: %s", type(error).__name__, error)
+        unanswered(error)
+        Watch.objects.update(due_at=Now() + pace().watch_busy)
+        return
+    pacing.answered(gate, {Service.KEYSTONE, Service.NOVA})
+    woken = _wake(_differing(servers, full=full))
+    busy = woken or Instance.objects.filter(state__in=ON_THE_WAY, deleted_at=None).exists()
+    # From when it was asked, not from when it answered: what changed meanwhile is in the next round.
+    seen = {"changes_at": now, "full_at": now} if full else {"changes_at": now}
+    Watch.objects.update(**seen, due_at=Now() + (pace().watch_busy if busy else pace().watch_idle))
+
+
+def _differing(servers: Collection[Server], *, full: bool) -> list[UUID]:
+    """Whose row is not what is listed. The rows are read after the list, in one query."""
+    listed: dict[UUID, list[Server]] = {}
+    for server in servers:
+        listed.setdefault(server.instance_id, []).append(server)
+    mine = Q(id__in=list(listed))
+    if full:
+        # Whoever is missing from the whole list differs as well.
+        mine |= Q(had_server=True) & ~Q(seen=Seen.ABSENT)
+    fields = ("id", "seen", "had_server", "server_id", "cloud_flavour", "cloud_host")
+    rows = [_Known(**row) for row in Instance.objects.filter(mine, deleted_at=None).values(*fields)]
+    return [row.id for row in rows if _differs(row, listed.get(row.id, ()), full=full)]
+
+
+def _differs(row: _Known, servers: Iterable[Server], *, full: bool) -> bool:
+    alive = [one for one in servers if one.status is not ServerStatus.DELETED]
+    if not alive:
+        # A round of changes lists what was deleted; one that lists nothing of a machine says nothing of it.
+        told = full or any(one.id == row.server_id for one in servers)
+        return told and row.had_server and row.seen != Seen.ABSENT
+    server = alive[0]
+    if len(alive) > 1 or server.id != row.server_id:
+        return True
+    if server.flavour and row.cloud_flavour and server.flavour[:255] != row.cloud_flavour:
+        return True
+    if server.host and row.cloud_host and server.host[:255] != row.cloud_host:
+        return True
+    means = MEANS.get(server.status)
+    return means is not None and row.seen not in _SAME.get(means, {means})
+
+
+#: the cloud cannot tell whether a desktop answers
+_SAME: Final[Mapping[Seen, frozenset[Seen]]] = {Seen.BOOTING: frozenset({Seen.BOOTING, Seen.READY})}
+
+
+def _booting() -> None:
+    """Whose desktop has begun to answer is woken."""
+    rows = _desktops(Seen.BOOTING)
+    answering = which_answer({desktop for desktop, _silent in rows.values()}, patience=PATIENCE / 3)
+    _wake([one for one, (desktop, _silent) in rows.items() if desktop in answering])
+
+
+def _ready() -> None:
+    """Whose desktop stopped answering, and whose answers again, is woken. One that misses once is asked again."""
+    rows = _desktops(Seen.READY)
+    answering = which_answer({desktop for desktop, _silent in rows.values()})
+    missing = {desktop for desktop, silent in rows.values() if desktop not in answering and not silent}
+    if missing:
+        time.sleep(min(1.0, pace().soon.total_seconds()))
+        answering |= which_answer(missing)
+    _wake([one for one, (desktop, silent) in rows.items() if (desktop in answering) is silent])
+
+
+def _desktops(seen: Seen) -> dict[UUID, tuple[Desktop, bool]]:
+    """Where the desktops of machines with this sight listen, and whether each is known to be silent."""
+    rows = Instance.objects.filter(
+        seen=seen,
+        wanted=Wanted.RUNNING,
+        deleted_at=None,
+        desktop_host__isnull=False,
+        desktop_port__isnull=False,
+    ).values_list("id", "desktop_host", "desktop_port", "silent_since")
+    return {one: (Desktop(host=host or "", port=port or 0), since is not None) for one, host, port, since in rows}
+
+
+def _wake(ids: Collection[UUID]) -> bool:
+    """Makes these rows due now, in one UPDATE. True where one was not due already."""
+    if not ids:
+        return False
+    return Instance.objects.filter(id__in=ids, deleted_at=None, due_at__gt=Now()).update(due_at=Now()) > 0

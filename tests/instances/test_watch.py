@@ -1,0 +1,238 @@
+"""The watch: a few calls for all machines wake exactly the rows that say otherwise than the cloud."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+from typing_extensions import override
+
+from deploy.processes import free_port
+from instances import access, actions, provisioning, watch
+from instances.actions import Launch
+from instances.cloud.memory import OFFERING, MemoryCloud
+from instances.cloud.protocol import Desktop, Offering, Server
+from instances.lifecycle import Seen, State, Wanted
+from instances.models import Image, Instance, ServiceState, Watch
+from quotas import allowances
+from quotas.models import Flavour, Limit
+from tests import factories, machines
+from tests.clouds import DeafCloud
+from tests.machines import settle
+from visa.accounts.models import User
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def launched(owner: User, flavour: Flavour, image: Image, limit: Limit, cloud: MemoryCloud) -> UUID:
+    instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    settle(cloud, instance_id)
+    return instance_id
+
+
+def look(cloud: MemoryCloud, *, full: bool = False) -> None:
+    """A round of the watch over the servers, due now, and only that."""
+    watch.turn(cloud)
+    never = Now() + timedelta(days=1)
+    Watch.objects.update(due_at=None, full_at=None if full else Now(), booting_due_at=never, ready_due_at=never)
+    watch.turn(cloud)
+
+
+def is_due(instance_id: UUID) -> bool:
+    return Instance.objects.filter(id=instance_id, due_at__lte=Now()).exists()
+
+
+def rested(instance_id: UUID) -> None:
+    Instance.objects.filter(id=instance_id).update(due_at=Now() + timedelta(hours=1))
+
+
+def test_what_is_as_it_was_wakes_nobody(launched: UUID, cloud: MemoryCloud) -> None:
+    rested(launched)
+
+    look(cloud)
+    look(cloud, full=True)
+
+    assert not is_due(launched)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_server_that_is_deleted_outside_wakes_its_machine(launched: UUID, cloud: MemoryCloud, full: bool) -> None:
+    rested(launched)
+    cloud.delete(str(Instance.objects.get(id=launched).server_id))
+
+    look(cloud, full=full)
+
+    assert is_due(launched)
+    assert settle(cloud, launched).state == State.GONE
+
+
+def test_what_is_gone_is_not_counted_any_more(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    cloud.delete(str(Instance.objects.get(id=launched).server_id))
+    settle(cloud, launched)
+
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 0
+
+
+def test_a_machine_stopped_outside_is_shown_stopped_and_not_started_again(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    rested(launched)
+    cloud.stop(str(Instance.objects.get(id=launched).server_id))
+
+    look(cloud)
+    assert is_due(launched)
+    row = settle(cloud, launched)
+
+    assert (row.state, row.wanted) == (State.STOPPED, Wanted.STOPPED)
+    kinds = [event.kind for event in access.instance_for(owner, launched).events]
+    assert kinds[-2:] == ["seen.stopped", "stopped.outside"]
+
+    cloud.start(str(row.server_id))
+    look(cloud)
+    assert is_due(launched)
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_a_machine_that_was_asked_to_start_is_started_though_it_was_stopped_outside(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    actions.stop(launched, by=owner)
+    settle(cloud, launched)
+
+    actions.start(launched, by=owner)
+
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_each_round_is_done_once_by_whoever_comes_first(launched: UUID, cloud: MemoryCloud) -> None:
+    asked = []
+
+    class Counting(MemoryCloud):
+        @override
+        def list(self) -> Iterable[Server]:
+            asked.append("all")
+            return cloud.list()
+
+        @override
+        def changed_since(self, when: datetime) -> Iterable[Server]:
+            asked.append("changes")
+            return cloud.changed_since(when)
+
+    counting = Counting()
+    watch.turn(counting)
+    watch.turn(counting)
+    assert asked == ["all"]
+
+    Watch.objects.update(due_at=Now())
+    watch.turn(counting)
+    watch.turn(counting)
+    assert asked == ["all", "changes"]
+
+
+def test_a_thousand_machines_cost_as_many_queries_as_one(launched: UUID, cloud: MemoryCloud) -> None:
+    counts = []
+    for number in (1, 1000):
+        machines.make_many(Instance.objects.get(id=launched), number)
+        # beside the first, none has a server of its own: a list of all misses them, and that is one more row, no query
+        Instance.objects.exclude(id=launched).update(seen=Seen.ABSENT, had_server=False, gone=True, state=State.GONE)
+        Instance.objects.update(due_at=Now() + timedelta(hours=1))
+        for full in (False, True):
+            watch.turn(cloud)
+            Watch.objects.update(due_at=None, full_at=None if full else Now(), ready_due_at=None)
+            with CaptureQueriesContext(connection) as queries:
+                watch.turn(cloud)
+            counts.append(len(queries))
+
+    assert counts[:2] == counts[2:]
+
+
+def test_a_cloud_that_is_silent_is_asked_again_soon_and_wakes_nobody(launched: UUID, cloud: MemoryCloud) -> None:
+    rested(launched)
+    before = Watch.objects.count() and Watch.objects.get().changes_at
+    deaf = DeafCloud()
+
+    look(deaf, full=True)
+
+    assert not is_due(launched)
+    assert ServiceState.objects.get(service="nova").failures > 0
+    assert (Watch.objects.get().changes_at is None) is (not before)
+
+
+def test_a_desktop_that_begins_to_answer_wakes_its_machine(
+    owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop
+) -> None:
+    cloud = MemoryCloud(desktop=Desktop(host="127.0.0.1", port=free_port()), offering=_everything())
+    instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    assert settle(cloud, instance_id, steps=5).seen == Seen.BOOTING
+    rested(instance_id)
+
+    Watch.objects.update(booting_due_at=None)
+    watch.turn(cloud)
+    assert not is_due(instance_id)
+
+    cloud.desktop = vnc
+    Instance.objects.filter(id=instance_id).update(desktop_port=vnc.port)
+    Watch.objects.update(booting_due_at=None)
+    watch.turn(cloud)
+    assert is_due(instance_id)
+
+
+def test_a_desktop_that_stops_answering_is_said_to_and_nothing_is_done_to_the_machine(
+    launched: UUID, cloud: MemoryCloud, owner: User, vnc: Desktop
+) -> None:
+    rested(launched)
+    watch.turn(cloud)
+    server = next(iter(cloud.list()))
+    cloud._machines[server.id].server = _elsewhere(server, free_port())
+    nobody = next(iter(cloud.list())).desktop
+    assert nobody is not None
+    Instance.objects.filter(id=launched).update(desktop_port=nobody.port)
+
+    Watch.objects.update(ready_due_at=None)
+    watch.turn(cloud)
+    assert is_due(launched)
+    provisioning.advance(cloud, launched)
+
+    view = access.instance_for(owner, launched)
+    assert (view.state, view.reason_code, view.can_reboot) == (State.ACTIVE, "desktop_silent", True)
+    assert view.silent_since is not None
+    assert [one.id for one in cloud.list()] == [server.id]
+
+    cloud._machines[server.id].server = _elsewhere(server, vnc.port)
+    Instance.objects.filter(id=launched).update(desktop_port=vnc.port)
+    rested(launched)
+    Watch.objects.update(ready_due_at=None)
+    watch.turn(cloud)
+    assert is_due(launched)
+    provisioning.advance(cloud, launched)
+    view = access.instance_for(owner, launched)
+    assert (view.state, view.reason_code, view.silent_since) == (State.ACTIVE, "", None)
+
+
+def test_a_machine_nobody_has_seen_for_a_while_is_shown_as_not_seen_and_its_desktop_stays(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    long_ago = Now() - timedelta(minutes=10)
+    Watch.objects.update_or_create(id=1, defaults={"changes_at": long_ago})
+    Instance.objects.filter(id=launched).update(seen_at=long_ago)
+
+    view = access.instance_for(owner, launched)
+    assert (view.state, view.known_state, view.can_connect) == (State.UNKNOWN, State.ACTIVE, True)
+
+    look(cloud)
+    assert access.instance_for(owner, launched).state is State.ACTIVE
+
+
+def _everything() -> Offering:
+    return Offering(
+        images=OFFERING.images | {"desktop"}, flavours=OFFERING.flavours | {"small"}, networks=OFFERING.networks
+    )
+
+
+def _elsewhere(server: Server, port: int) -> Server:
+    return replace(server, desktop=Desktop(host="127.0.0.1", port=port))
