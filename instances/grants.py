@@ -1,7 +1,8 @@
 """Who may see which desktop right now: grants, the tickets that open one connection, and the end of both.
 
 The gateway asks here and nowhere else. A grant belongs to one person, one machine and one web session; whatever ends
-one of the three ends the grant, and the gateway, which asks each second, cuts.
+one of the three ends the grant, and the gateway, which asks each second, cuts; where a grant is revoked, it is told so
+and asks at once.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from cryptography.fernet import InvalidToken
@@ -18,7 +20,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from instances import credentials
+from instances import credentials, revocations
 from instances.lifecycle import Seen, Wanted
 from instances.models import AccessGrant, Connection, DesktopTicket
 from visa.accounts.models import User
@@ -214,4 +216,6 @@ def _revoke(grants: QuerySet[AccessGrant], cause: str) -> int:
                 for row in rows
             ]
         )
+        # Robust: a hint that cannot be given takes nothing back.
+        transaction.on_commit(partial(revocations.say, [row.id for row in rows]), robust=True)
         return len(rows)

@@ -2,7 +2,8 @@
 
 A plain ASGI callable. It reads no cookie and decides nothing: a one-use ticket names a grant, `instances.grants` says
 whether it holds, and says so again each second for all desktops of this process in one question. When it no longer
-holds, or cannot be asked for 30 s, the machine's side is cut first and the browser is told after.
+holds, or cannot be asked for 30 s, the machine's side is cut first and the browser is told after. A hint that a grant
+was revoked only makes the next question come at once.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope, WebSock
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
 
-from instances import grants
+from instances import grants, revocations
 from instances.desktop.rfb import RfbFault, Role
 from instances.desktop.tunnel import Ending, MachineSilent, Target, Tunnel, open_machine
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL: Final = "visa.desktop"
 TICKET_PREFIX: Final = "ticket."
 ASK_SECONDS: Final = 1.0
+#: the soonest after a question at which a hint brings the next, however many hints come
+SOON_SECONDS: Final = 0.1
 #: a question that the database has not answered by then (a lock, a server that hangs) counts as not answered
 ANSWER_SECONDS: Final = 8.0
 #: grants that could not be asked about for so long are taken to be gone
@@ -267,21 +270,32 @@ class _Watch:
     def __init__(self) -> None:
         self._open: set[_Open] = set()
         self._task: asyncio.Task[None] | None = None
+        #: somebody said that one of them was revoked, and it was not asked about since
+        self._hint = asyncio.Event()
 
     def add(self, one: _Open) -> None:
         self._open.add(one)
         if self._task is None or self._task.done():
+            self._hint = asyncio.Event()  # an event belongs to one loop, and each test has its own
             self._task = asyncio.create_task(self._run())
 
     def remove(self, one: _Open) -> None:
         self._open.discard(one)
 
     async def _run(self) -> None:
+        # A task of its own, and one that may break: what it hears is worth a second and nothing else.
+        listening = asyncio.create_task(revocations.listen(self._heard))
         try:
             await self._watch()
         finally:
+            listening.cancel()
             # Whatever ended the watch: a desktop that nobody watches does not stay open.
             self._cut(self._open, blind=True)
+            await asyncio.wait({listening})
+
+    def _heard(self, revoked: frozenset[str]) -> None:
+        if any(str(one.grant_id) in revoked for one in self._open):
+            self._hint.set()
 
     async def _watch(self) -> None:
         good_at = seen_at = time.monotonic()
@@ -290,6 +304,8 @@ class _Watch:
         while self._open:
             begun = time.monotonic()
             if question is None:
+                # Cleared before it is asked: what is said from here on may be newer than the answer.
+                self._hint.clear()
                 asked = list(self._open)
                 is_due = begun - seen_at >= SEEN_SECONDS
                 seen_at = begun if is_due else seen_at
@@ -306,9 +322,16 @@ class _Watch:
             if time.monotonic() - good_at > BLIND_SECONDS:
                 log.error("the grants could not be asked for %d s: every desktop is cut", BLIND_SECONDS)
                 self._cut(self._open, blind=True)
-            await asyncio.sleep(max(0.0, begun + ASK_SECONDS - time.monotonic()))
+            await self._next(begun)
         if question is not None:
             question.cancel()
+
+    async def _next(self, begun: float) -> None:
+        """Waits until the next question is due: a second after the last, or soon after a hint."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, begun + ASK_SECONDS - time.monotonic())):
+                await self._hint.wait()
+        await asyncio.sleep(max(0.0, begun + SOON_SECONDS - time.monotonic()))
 
     def _cut(self, them: set[_Open], *, blind: bool = False) -> None:
         for one in list(them):
