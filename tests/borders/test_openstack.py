@@ -7,6 +7,9 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,15 @@ from instances.cloud.openstack import OpenStackCloud
 from instances.cloud.protocol import (
     CloudDenied,
     CloudFull,
+    CloudLimited,
     CloudRefused,
     CloudUnreachable,
+    PortTaken,
     Server,
     ServerGone,
     ServerStatus,
+    Service,
+    port_address,
     server_name,
 )
 from tests.real_cloud import RealCloud, has_guests, real_cloud, until
@@ -90,7 +97,12 @@ def test_nova_holds_our_name_tags_metadata_and_a_config_drive(real: RealCloud, c
     record = real.sdk("visa-user").compute.get_server(made.id)
     assert record.name == f"visa-{spec.instance_id}"
     assert set(record.tags) == {f"visa:instance={spec.instance_id}", f"visa:environment={real.environment}"}
-    assert record.metadata == {"visa_instance": str(spec.instance_id), "visa_environment": real.environment}
+    assert record.metadata == {
+        "visa_instance": str(spec.instance_id),
+        "visa_environment": real.environment,
+        "visa_serial": "0",
+    }
+    assert record.description == f"visa:environment={real.environment}"
     assert record.has_config_drive in {True, "True"}
 
 
@@ -303,7 +315,8 @@ def test_a_wrong_or_missing_credential_is_denied(real: RealCloud) -> None:
         ("image", "DELETE", "/images/any"),
         ("network", "POST", "/networks"),
         ("network", "PUT", "/security-groups/any"),
-        ("network", "DELETE", "/ports/any"),
+        ("network", "PUT", "/ports/any"),
+        ("network", "PUT", "/ports/any/tags"),
         ("identity", "POST", "/users/any/application_credentials"),
     ],
 )
@@ -349,3 +362,229 @@ def test_the_offering_names_what_a_site_can_choose_from(cloud: OpenStackCloud) -
     assert "visa-desktop" in offering.images
     assert {"visa.small", "visa.medium", "visa.gpu"} <= offering.flavours
     assert "visa" in offering.networks
+
+
+# Ports.
+
+
+@pytest.mark.parametrize(("network", "own"), [("visa", False), ("visa-own", True)])
+def test_a_port_has_our_address_where_the_network_is_our_projects(real: RealCloud, network: str, own: bool) -> None:
+    cloud, instance_id = real.connect(network=network), uuid.uuid4()
+
+    port = cloud.create_port(instance_id)
+
+    assert cloud.unique_ports is own
+    record = real.sdk("visa-user").network.get_port(port.id)
+    assert (record.mac_address == port_address(instance_id)) is own
+    assert (record.name, record.description) == (port.name, f"visa:environment={real.environment}")
+
+
+def test_a_network_that_takes_no_address_of_ours_gets_a_port_without(real: RealCloud) -> None:
+    cloud, instance_id = real.connect(network="visa-own"), uuid.uuid4()
+    with real.wire(Service.NEUTRON) as wire:
+        strict = real.connect(network="visa-own", wire=wire)
+        wire.spoil(Fault.STATUS, method="POST", path=r"/ports$", status=403, count=1)
+
+        port = strict.create_port(instance_id)
+
+        assert port.mac != port_address(instance_id)
+        assert not strict.unique_ports
+    assert [found.id for found in cloud.find_ports(instance_id)] == [port.id]
+
+
+def test_a_used_up_quota_of_ports_is_full(real: RealCloud, cloud: OpenStackCloud) -> None:
+    admin, project = real.sdk(), real.sdk("visa-user").current_project_id
+    admin.network.update_quota(project, ports=0)
+
+    try:
+        with pytest.raises(CloudFull) as full:
+            cloud.create_port(uuid.uuid4())
+    finally:
+        admin.network.delete_quota(project)
+    assert full.value.service is Service.NEUTRON
+
+
+def test_of_two_racing_creates_on_one_port_at_most_one_runs(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+    spec = replace(spec, port_id=cloud.create_port(spec.instance_id).id)
+    ready, taken = threading.Barrier(2), []
+
+    def create() -> None:
+        racer = real.connect()
+        racer.list()
+        ready.wait()
+        try:
+            racer.create(spec)
+        except PortTaken as error:
+            taken.append(error)
+
+    racers = [threading.Thread(target=create) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+
+    settled = {ServerStatus.ACTIVE, ServerStatus.ERROR}
+    until(lambda: {one.status for one in cloud.find(spec.instance_id)} <= settled, 120, "both are settled")
+    servers = cloud.find(spec.instance_id)
+    assert len(servers) + len(taken) == 2
+    assert [one.status for one in servers].count(ServerStatus.ACTIVE) == 1
+
+
+# What operators do.
+
+
+def test_what_operators_do_to_a_server_is_seen_and_a_start_brings_it_back(
+    real: RealCloud, cloud: OpenStackCloud
+) -> None:
+    nova, spec = real.sdk().compute, real.spec()
+    server_id = cloud.create(spec).id
+    first = real.settled(cloud, spec, ServerStatus.ACTIVE)
+    assert first.flavour == "visa.small"
+
+    nova.pause_server(server_id)
+    real.settled(cloud, spec, ServerStatus.PAUSED)
+    cloud.start(server_id)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    nova.suspend_server(server_id)
+    real.settled(cloud, spec, ServerStatus.PAUSED)
+    cloud.stop(server_id)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    nova.shelve_server(server_id)
+    real.settled(cloud, spec, ServerStatus.SHELVED)
+    cloud.stop(server_id)
+    cloud.start(server_id)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    nova.resize_server(server_id, nova.find_flavor("visa.medium").id)
+    until(lambda: cloud.find(spec.instance_id)[0].flavour == "visa.medium", 120, "it has its new size")
+    assert real.settled(cloud, spec, ServerStatus.ACTIVE).host
+
+
+# What an error says.
+
+
+@pytest.mark.parametrize("service", [Service.KEYSTONE, Service.NOVA, Service.NEUTRON, Service.GLANCE])
+def test_nobody_there_is_told_of_the_service_and_nothing_was_sent(real: RealCloud, service: Service) -> None:
+    with real.wire(service) as wire:
+        cloud = real.connect(wire=wire)
+        with wire.away(), pytest.raises(CloudUnreachable) as silence:
+            cloud.create(real.spec())
+
+        assert silence.value.service is service
+        assert silence.value.unsent
+        assert cloud.create(real.spec()).id
+
+
+def test_an_order_that_nobody_took_was_not_given_and_one_without_an_answer_may_have_been(real: RealCloud) -> None:
+    with real.wire() as wire:
+        cloud, spec = real.connect(wire=wire), real.spec()
+        cloud.create(spec)  # signed in, and all names known
+
+        with wire.away(), pytest.raises(CloudUnreachable) as refused:
+            cloud.create(real.spec())
+        assert refused.value.unsent
+        for fault in (Fault.LOSE_REQUEST, Fault.UNAVAILABLE, Fault.TRUNCATE, Fault.NONSENSE):
+            wire.spoil(fault, method="POST", count=1)
+            with pytest.raises(CloudUnreachable) as lost:
+                cloud.create(real.spec())
+            assert (lost.value.service, lost.value.unsent) == (Service.NOVA, False)
+            wire.mend()
+
+
+@pytest.mark.parametrize("service", [Service.KEYSTONE, Service.NOVA, Service.NEUTRON, Service.GLANCE])
+@pytest.mark.parametrize(
+    ("status", "told", "seconds"),
+    [
+        (429, (("Retry-After", "12"),), 12.0),
+        (429, (), 1.0),
+        (503, (("Retry-After", "30"),), 30.0),
+        (503, (("Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT"),), 0.0),
+    ],
+)
+def test_a_limit_is_obeyed_as_it_is_told(
+    real: RealCloud, service: Service, status: int, told: tuple[tuple[str, str], ...], seconds: float
+) -> None:
+    with real.wire(service) as wire:
+        wire.spoil(Fault.STATUS, status=status, headers=told)
+
+        with pytest.raises(CloudLimited) as limit:
+            real.connect(wire=wire).create(real.spec())
+
+        assert (limit.value.service, limit.value.retry_after, limit.value.unsent) == (service, seconds, True)
+        assert len(wire.orders) <= 1
+
+
+def test_a_token_that_is_not_taken_any_more_is_fetched_anew_once(real: RealCloud) -> None:
+    with real.wire(Service.KEYSTONE) as keystone, real.wire() as nova:
+        cloud, spec = real.connect(wires=(keystone, nova)), real.spec()
+        cloud.list()
+        signed_in = len(keystone.orders)
+
+        nova.spoil(Fault.STATUS, status=401, count=1)
+        cloud.create(spec)
+        assert len(keystone.orders) == signed_in + 1
+        assert len(cloud.find(spec.instance_id)) == 1
+
+        nova.spoil(Fault.STATUS, status=401)
+        with pytest.raises(CloudDenied):
+            cloud.list()
+        assert len(keystone.orders) == signed_in + 2
+
+
+def test_keystone_away_is_no_matter_until_the_token_ends(real: RealCloud) -> None:
+    with real.wire(Service.KEYSTONE) as keystone:
+        cloud = real.connect(wire=keystone)
+        cloud.list()
+
+        with keystone.away():
+            assert cloud.create(real.spec()).id
+
+
+# How often it asks.
+
+
+def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages(real: RealCloud) -> None:
+    with ExitStack() as stack:
+        wires = {one: stack.enter_context(real.wire(one)) for one in (Service.NOVA, Service.NEUTRON, Service.GLANCE)}
+        cloud = real.connect(wires=wires.values())
+        for _ in range(4):
+            spec = real.spec()
+            cloud.create(replace(spec, port_id=cloud.create_port(spec.instance_id).id))
+        assert sum(path.startswith("/v2/images") for _, path in wires[Service.GLANCE].calls) == 1
+        assert sum(path.startswith("/v2.0/networks") for _, path in wires[Service.NEUTRON].calls) == 1
+        before = len(wires[Service.NOVA].calls)
+
+        assert len(list(cloud.list())) == 4
+
+        assert len(wires[Service.NOVA].calls) - before == 2  # Nova's pages hold three there
+
+
+def test_an_id_that_has_become_wrong_is_looked_up_anew_before_it_is_refused(real: RealCloud) -> None:
+    with real.wire() as nova, real.wire(Service.GLANCE) as glance:
+        cloud = real.connect(wires=(nova, glance))
+        wrong = f'{{"images": [{{"id": "{uuid.uuid4()}", "name": "visa-desktop", "status": "active"}}]}}'
+        glance.spoil(Fault.STATUS, path="/images", status=200, body=wrong.encode(), count=1)
+
+        assert cloud.create(real.spec()).id
+
+        assert nova.orders == [("POST", "/v2.1/servers")] * 2
+        assert len(glance.calls) == 2
+
+
+def test_changes_are_told_of_servers_that_carry_no_mark_any_more(real: RealCloud, cloud: OpenStackCloud) -> None:
+    began, spec = datetime.now(UTC) - timedelta(seconds=2), real.spec()
+    made = cloud.create(spec)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+    cloud.delete(made.id)
+    real.gone(cloud, spec)
+
+    (record,) = [one for one in real.sdk().compute.servers(all_projects=True, deleted=True) if one.id == made.id]
+    assert (record.metadata, record.tags) == ({}, [])
+    assert [(one.id, one.status) for one in cloud.changed_since(began)] == [(made.id, ServerStatus.DELETED)]
+
+
+def test_a_cloud_without_cinder_has_no_volumes(cloud: OpenStackCloud) -> None:
+    assert cloud.volumes() == ()

@@ -38,33 +38,38 @@ class TimedSession(Session):
     """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
 
     The time-out of a requests call bounds each wait for a byte, so this holds for all but a cloud that drips. `asked`
-    is who was asked last, and so who an error is from; `ordered` whether an order may have been executed.
+    is who was asked last, and so who an error is from; `ordered` whether an order may have been executed;
+    `spoilt` that this session is of no more use.
     """
 
     deadline: float = 0.0
     asked: Service = Service.KEYSTONE
     ordered: bool = False
+    spoilt: bool = False
+    #: what discovery was answered last, since the SDK keeps that to itself
+    discovered: requests.Response | None = None
     _within: Service | None = None
     _inner_error: Exception | None = None
 
     def begin(self, asked: Service, seconds: float) -> None:
         """Begins a verb."""
         self.deadline = time.monotonic() + seconds
-        self.asked, self.ordered, self._within, self._inner_error = asked, False, None, None
+        self.asked, self.ordered, self.discovered, self._within, self._inner_error = asked, False, None, None, None
 
     @override
     def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
         # Never zero or less, which requests refuses: a call after the deadline fails at once instead.
         kwargs["timeout"] = max(self.deadline - time.monotonic(), 0.05)
         outer, self.asked = self.asked, self._whom(url, kwargs)
-        if self._within is not None:
-            # Signing in or discovery, which the session does by itself in the middle of a call.
+        if self._within is not None or "endpoint_filter" not in kwargs:
+            # Signing in or discovery, which is done for a call, before it or in the middle of it.
             try:
                 answer = super().request(url, method, *args, **kwargs)
             except Exception as error:
                 self._inner_error = error
+                self.discovered = getattr(error, "response", None)
                 raise
-            self.asked = outer
+            self.asked, self.discovered = outer, answer
             return answer
         order = method.upper() not in {"GET", "HEAD"}
         self._within = self.asked
@@ -146,10 +151,12 @@ def our_errors(session: TimedSession) -> Iterator[None]:
         status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
         if status in {401, 403}:
             raise CloudDenied(sentence(error), service=session.asked) from error
-        wait = _retry_after(getattr(error, "response", None))
-        if status == 429 or (status == 503 and wait is not None):
-            wait = 1.0 if wait is None else wait
-            raise CloudLimited(sentence(error), service=session.asked, retry_after=wait) from error
+        _raise_limited(error, getattr(error, "response", None), session.asked)
+        raise CloudUnreachable(sentence(error), service=session.asked, unsent=not session.ordered) from error
+    except sdk_errors.ServiceDiscoveryException as error:
+        # The SDK would believe that for ever.
+        session.spoilt = True
+        _raise_limited(error, session.discovered, session.asked)
         raise CloudUnreachable(sentence(error), service=session.asked, unsent=not session.ordered) from error
     except (auth_errors.MissingRequiredOptions, auth_errors.NoMatchingPlugin) as error:
         raise unusable(error) from error
@@ -180,6 +187,13 @@ def sentence(error: Exception) -> str:
     return told[:500]
 
 
+def _raise_limited(error: Exception, response: requests.Response | None, service: Service) -> None:
+    """Raises CloudLimited where the answer says so."""
+    wait = _retry_after(response)
+    if response is not None and (response.status_code == 429 or (response.status_code == 503 and wait is not None)):
+        raise CloudLimited(sentence(error), service=service, retry_after=1.0 if wait is None else wait) from error
+
+
 def _never_connected(error: BaseException | None) -> bool:
     """Whether nobody took the connection, so that nothing can have been read of what was to be sent."""
     while error is not None:
@@ -191,7 +205,7 @@ def _never_connected(error: BaseException | None) -> bool:
     return False
 
 
-def _retry_after(response: Any) -> float | None:
+def _retry_after(response: requests.Response | None) -> float | None:
     """The seconds of a Retry-After, which may be a number or a date (RFC 9110, 10.2.3)."""
     told = str(response.headers.get("Retry-After", "")) if response is not None else ""
     if told.isdigit():

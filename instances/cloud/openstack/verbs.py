@@ -289,8 +289,12 @@ class OpenStackCloud(Cloud):
             self._thread.process = os.getpid()
         caller: Caller = self._thread.caller
         caller.session.begin(service, self._seconds)
-        with our_errors(caller.session):
-            yield caller
+        try:
+            with our_errors(caller.session):
+                yield caller
+        finally:
+            if caller.session.spoilt:
+                self._thread.process = None
 
     @property
     def _mark(self) -> str:
