@@ -221,9 +221,10 @@ class Wire:
                     self.wfile.write(body[: len(body) // 2])
                     self.close_connection = True
                 elif drips:
-                    for place in range(0, len(body), max(1, len(body) // 20)):
-                        self.wfile.write(body[place : place + max(1, len(body) // 20)])
-                        time.sleep(drips / 20)
+                    size = len(body) // 20 + 1
+                    for place in range(0, len(body), size):
+                        time.sleep(drips * size / len(body))
+                        self.wfile.write(body[place : place + size])
                 else:
                     self.wfile.write(body)
 
