@@ -68,6 +68,8 @@ POSTER = """
 /machines/reconciliation/                          GET    -       | 302 403 403 403 200 200
 /machines/reconciliation/<int:hold_id>/release/    GET    -       | 302 403 403 403 302 302
 /machines/reconciliation/<int:hold_id>/release/    POST   -       | 302 404 404 404 403 302
+/audit/                                            GET    -       | 302 403 403 403 403 200
+
 /machines/<uuid:instance_id>/                      GET    own     | 302 200 200 200 200 200
 /machines/<uuid:instance_id>/                      GET    other   | 302 404 404 404 200 200
 /machines/<uuid:instance_id>/                      GET    deleted | 302 404 404 404 404 404

@@ -6,10 +6,12 @@ from django.urls import include, path
 import experiments.urls
 import instances.urls
 import visa.accounts.urls
+import visa.audit.urls
 from visa.description import DescriptionView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("audit/", include(visa.audit.urls)),
     path("", include(visa.accounts.urls)),
     path("api/v1/schema/", DescriptionView.as_view(), name="api-schema"),
     path("api/v1/", include((experiments.urls.api_urlpatterns, "experiments-api"))),

@@ -10,7 +10,10 @@ class AccountsConfig(AppConfig):
 
     @override
     def ready(self) -> None:
-        from visa.accounts import bearer, checks  # noqa: F401 - they register; models exist only now
+        from visa.accounts import bearer, checks, people  # noqa: F401 - they register; models exist only now
+        from visa.audit import names
+
+        names.tell("person", people.names)
 
 
 class AdministrationConfig(admin_apps.AdminConfig):

@@ -1,6 +1,8 @@
 """A person's row, from what their issuer states: the only writer of `User` and `Identity`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -20,6 +22,20 @@ class IdentityContested(Exception):
 def find(issuer: str, subject: str) -> Identity | None:
     """The identity with this very issuer and subject, compared with case; with its user."""
     return Identity.objects.select_related("user").filter(issuer=issuer, subject=subject).first()
+
+
+def names(public_ids: Collection[str]) -> dict[str, str]:
+    """The names of these people, by the text of their public ids; what is no such id has none."""
+    known = [one for one in public_ids if _is_uuid(one)]
+    rows = User.objects.filter(public_id__in=known).values_list("public_id", "name")
+    return {str(public_id): name for public_id, name in rows}
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def service(issuer: str, subject: str, name: str) -> User:
