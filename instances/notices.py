@@ -28,9 +28,8 @@ from visa.outbox import mail, outbox
 LONG_LAUNCH = timedelta(minutes=5)
 #: a machine that became ready longer ago is no news
 NEWS = timedelta(minutes=30)
-#: what an outage or a deletion may take before administrators hear of it
+#: what an outage may last before administrators hear of it
 LONG_OUTAGE = timedelta(minutes=10)
-LONG_DELETION = timedelta(minutes=10)
 
 MAIL = "mail"
 ADMINISTRATORS = "administrators"
@@ -49,8 +48,14 @@ class Notice(StrEnum):
     CLOUD_SILENT = "cloud_silent"
 
 
-#: events of a machine's story that its owner hears of
-OF_EVENTS = {"failed": Notice.FAILED, "gone": Notice.GONE, "seen.ready": Notice.READY}
+#: what of a machine's story somebody hears of
+OF_EVENTS = {
+    "failed": Notice.FAILED,
+    "gone": Notice.GONE,
+    "seen.ready": Notice.READY,
+    "delete.stuck": Notice.STUCK,
+    "cloud_full": Notice.SITE_FULL,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,7 @@ class Words:
 
 
 def follow(instance_id: UUID, kinds: Iterable[str]) -> None:
-    """Tells a machine's owner of these events, where they are worth a mail. Call it in the events' transaction."""
+    """Tells of these events of a machine, where they are worth a mail. Call it in the events' transaction."""
     notices = [OF_EVENTS[kind] for kind in kinds if kind in OF_EVENTS]
     if not notices:
         return
@@ -108,11 +113,17 @@ def tell_held(hold: SweepHold) -> None:
     _put(f"{Notice.SWEEP_HELD}:{hold.pk}", Notice.SWEEP_HELD, hold.pk)
 
 
-def tell_silent(service: ServiceState) -> None:
-    """Tells administrators that a service of the cloud has not answered for long; nothing before `LONG_OUTAGE`."""
-    if service.opened_at is not None and timezone.now() - service.opened_at > LONG_OUTAGE:
-        key = f"{Notice.CLOUD_SILENT}:{service.service}:{service.opened_at.isoformat()}"
-        _put(key, Notice.CLOUD_SILENT, service.service)
+def tell_silent(services: Iterable[ServiceState]) -> None:
+    """Tells administrators which of these services of the cloud have not answered for `LONG_OUTAGE`.
+
+    May be called all the time: while they answer it asks the database nothing.
+    """
+    now = timezone.now()
+    for one in services:
+        if one.opened_at is not None and now - one.opened_at > LONG_OUTAGE:
+            key = f"{Notice.CLOUD_SILENT}:{one.service}:{one.opened_at.isoformat()}"
+            if not outbox.has(key):
+                _put(key, Notice.CLOUD_SILENT, one.service)
 
 
 def _put(key: str, notice: Notice, about: object, *, to: User | None = None) -> None:

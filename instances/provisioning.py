@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, creating, ending, following, pacing, transitions
+from instances import checkpoints, creating, ending, following, notices, pacing, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Cloud, CloudError, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
@@ -43,6 +43,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
     asked now.
     """
     gate = pacing.gate()
+    notices.tell_silent(gate.services.values())
     if not gate.passes(Service.KEYSTONE, Service.NOVA):
         return None  # the rows stay due, and none of them fails
     claim = transitions.claim(instance_id)
@@ -70,7 +71,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
 
 
 def _write_back(claim: Claim, outcome: Outcome) -> bool:
-    """Row, story, allowance: in one transaction. False where the claim was lost."""
+    """Row, story, allowance, and who is to hear of it: in one transaction. False where the claim was lost."""
     instance = claim.instance
     with transaction.atomic():
         released = transitions.release(claim, again_in=outcome.again_in, changes=outcome.changes, events=outcome.events)
@@ -81,6 +82,11 @@ def _write_back(claim: Claim, outcome: Outcome) -> bool:
             allowances.release(instance.id)
         elif outcome.books is not None:
             allowances.settle(outcome.books, holder=instance.id, person=str(instance.owner.public_id))
+        told = [event.kind for event in outcome.events if released.judged or not event.verdict]
+        waits_for = outcome.changes.get("reason_code")
+        if released.judged and waits_for == "cloud_full" and waits_for != instance.reason_code:
+            told.append("cloud_full")
+        notices.follow(instance.id, told)
     return True
 
 

@@ -10,10 +10,13 @@ from django.utils import timezone, translation
 from pytest_django import Settings
 
 from instances import notices
-from instances.lifecycle import Seen, Wanted
+from instances.cloud.memory import MemoryCloud
+from instances.lifecycle import Seen, State, Wanted
 from instances.models import Image, Instance, ServiceState, Sweep, SweepHold
 from instances.notices import Notice
-from quotas.models import Flavour
+from quotas.models import Flavour, Limit
+from tests.clouds import FullCloud
+from tests.machines import machine_at, settle
 from tests.visa.outbox.conftest import tell_of
 from tests.visa.outbox.sink import Sink, sink
 from visa.accounts.models import User
@@ -205,8 +208,7 @@ def test_a_deletion_that_hangs_a_sweep_a_hold_and_an_outage_are_told_once(
         notices.tell(machine, Notice.STUCK)
         notices.tell_swept(sweep)
         notices.tell_held(hold)
-        notices.tell_silent(dead)
-        notices.tell_silent(young)
+        notices.tell_silent([dead, young])
 
     assert sorted(subjects(server)) == [
         "Something was deleted from the cloud that belonged to no machine",
@@ -226,11 +228,38 @@ def test_what_an_administrator_settled_meanwhile_is_not_told(
     hold = SweepHold.objects.create(since=timezone.now(), why="The list shrank by more than half.")
     outage = ServiceState.objects.create(service="nova", opened_at=timezone.now() - timedelta(minutes=11))
     notices.tell_held(hold)
-    notices.tell_silent(outage)
+    notices.tell_silent([outage])
     SweepHold.objects.update(released_at=Now())
     ServiceState.objects.update(opened_at=None)
 
     assert subjects(server) == []
+
+
+def test_a_machine_that_is_removed_outside_is_told_with_the_step_that_finds_it_gone(
+    owner: User, limit: Limit, flavour: Flavour, image: Image, cloud: MemoryCloud
+) -> None:
+    machine_id = machine_at(State.ACTIVE, owner=owner, cloud=cloud)
+    assert not Outbox.objects.exists()
+
+    for server in cloud.list():
+        cloud.delete(server.id)
+    settle(cloud, machine_id)
+    settle(cloud, machine_id)
+
+    row = Outbox.objects.get()
+    assert (row.kind, row.payload) == (
+        "mail",
+        {"notice": "gone", "about": str(machine_id), "to": str(owner.public_id)},
+    )
+
+
+def test_the_first_machine_that_finds_the_cloud_full_tells_of_it(
+    owner: User, limit: Limit, flavour: Flavour, image: Image
+) -> None:
+    for _ in range(2):
+        settle(FullCloud(), machine_at(State.WAITING, owner=owner, cloud=FullCloud()), steps=3)
+
+    assert [one.payload["notice"] for one in Outbox.objects.all()] == ["site_full"]
 
 
 def test_every_notice_has_its_words() -> None:

@@ -25,3 +25,8 @@ def put(*, key: str, kind: str, payload: Mapping[str, str | int]) -> None:
     Outbox.objects.bulk_create([row], ignore_conflicts=True)
     # Robust: a nudge that fails is no trouble of whoever put something.
     transaction.on_commit(partial(tasks.nudge), robust=True)
+
+
+def has(key: str) -> bool:
+    """Whether something was put under this key, and is remembered."""
+    return Outbox.objects.filter(key=key).exists()
