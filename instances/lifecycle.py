@@ -84,6 +84,7 @@ class Holder(StrEnum):
 
     OWNER = "owner"
     SUPPORT = "support"
+    ADMINISTRATOR = "administrator"
     NOBODY = "nobody"
 
 
@@ -91,6 +92,8 @@ PERMISSIONS: dict[Holder, frozenset[Permission]] = {
     Holder.OWNER: frozenset(Permission),
     # Support sees what it is responsible for; entering somebody's desktop needs a knock, which is not built yet.
     Holder.SUPPORT: frozenset({Permission.SEE, Permission.OPERATE}),
+    # What somebody left behind has to end one day; nobody's desktop is entered for that.
+    Holder.ADMINISTRATOR: frozenset({Permission.SEE, Permission.OPERATE, Permission.DELETE}),
     Holder.NOBODY: frozenset(),
 }
 
@@ -211,13 +214,15 @@ def decide(
     was_ready: bool = False,
     discarding: bool = False,
     builds_left: bool = True,
+    failed: bool = False,
 ) -> Step:
     """The one next step.
 
     `had_server`: the cloud once showed a server for this machine. `overdue`: the current step has passed its deadline.
     `reboot`: the person asked for one that has not been sent yet. `followed`: this wish came about once already.
     `was_ready`: its desktop once answered, so that somebody's work may be on it. `discarding`: its server is being
-    deleted because it never became a machine; `builds_left`: another may be made then.
+    deleted because it never became a machine; `builds_left`: another may be made then. `failed`: it failed for good,
+    and the person has not chosen yet.
     """
     if seen is Seen.UNKNOWN:
         # Unreachable is not absent: never fail, create or delete on silence.
@@ -227,6 +232,8 @@ def decide(
     if seen is Seen.ABSENT:
         if had_server and not discarding:
             return Step.MARK_GONE
+        if failed:
+            return Step.REST
         return Step.FAIL if overdue or not builds_left else Step.CREATE
     if discarding:
         return Step.DISCARD

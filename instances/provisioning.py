@@ -120,6 +120,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         was_ready=instance.ready_at is not None,
         discarding=discarding,
         builds_left=ending.builds_left(instance),
+        failed=instance.failed,
     )
     outcome = _take(visit, step, sight, changes, events)
     return outcome if outcome is None or books is None else replace(outcome, books=books)

@@ -97,8 +97,8 @@ def begin(
     return instance
 
 
-def wish(instance_id: UUID, wanted: Wanted, *, by: User | None) -> bool:
-    """Writes a wish. True where it was new; a machine that is to be deleted stays so.
+def wish(instance_id: UUID, wanted: Wanted, *, by: User | None, why: str = "") -> bool:
+    """Writes a wish, and `why` in the person's own words. True where it was new; what is to be deleted stays so.
 
     A new wish is a new beginning for the step's clock and for what failed before.
     """
@@ -128,7 +128,8 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None) -> bool:
             return False  # somebody was first; their event tells the story
         instance = Instance.objects.select_related("owner").get(id=instance_id)
         _restate(instance)
-        _tell(instance, [Event(kind=f"wanted.{wanted}")], by=by)
+        told = [Event(kind=f"wanted.{wanted}")] + ([Event(kind="reason", text=why)] if why else [])
+        _tell(instance, told, by=by)
     return True
 
 
@@ -185,6 +186,7 @@ def let_in(ids: Collection[UUID]) -> list[UUID]:
             Instance.objects.select_for_update(of=("self",))
             .select_related("owner")
             .filter(id__in=ids, state=State.WAITING, deleted_at=None)
+            .order_by("serial")
         )
         Instance.objects.filter(id__in=[one.id for one in waiting]).update(
             admitted_at=Now(), due_at=Now(), step_since=Now(), state=State.BUILDING
@@ -270,13 +272,20 @@ def _tell(instance: Instance, events: Sequence[Event], *, by: User | None = None
         InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by) for event in events
     )
     # A state that changed without an event is a transition all the same.
-    kinds = [event.kind for event in events] or [f"state.{instance.state}"]
+    told = events or [Event(kind=f"state.{instance.state}")]
     detail = {"state": instance.state, "owner": str(instance.owner.public_id)}
     actor = by.public_id if by else ""
     trail.record_all(
         [
-            Deed(action=f"instance.{kind}", kind="instance", object_id=instance.id, actor=actor, detail=detail)
-            for kind in kinds
+            Deed(
+                action=f"instance.{event.kind}",
+                kind="instance",
+                object_id=instance.id,
+                actor=actor,
+                text=event.text if by else "",  # what a person typed
+                detail=detail,
+            )
+            for event in told
         ]
     )
     transaction.on_commit(partial(announce, instance.id, instance.owner.public_id))

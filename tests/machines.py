@@ -71,7 +71,7 @@ def make_many(row: Instance, number: int) -> None:
         one = copy(row)
         one.pk, one.launch_key = uuid4(), uuid4().hex
         one.server_id = one.port_id = one.dataset_id = None
-        one.serial = DatabaseDefault(Instance._meta.get_field("serial").db_default)  # type: ignore[arg-type] - it has one
+        one.serial = DatabaseDefault(Instance._meta.get_field("serial").db_default)  # type: ignore[arg-type]  # it has one
         copies.append(one)
     Instance.objects.bulk_create(copies)
     story = list(row.events.all())

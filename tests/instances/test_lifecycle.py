@@ -9,11 +9,11 @@ import pytest
 from instances.lifecycle import DEADLINES, OFF, ON, Seen, State, Step, Wanted, decide, settled, state_of
 
 YES_NO = (False, True)
-FACTS = ("had_server", "overdue", "reboot", "followed", "was_ready", "discarding", "builds_left")
+FACTS = ("had_server", "overdue", "reboot", "followed", "was_ready", "discarding", "builds_left", "failed")
 
 
 def cells() -> Iterator[tuple[Wanted, Seen, dict[str, bool], Step]]:
-    """Every case there is: 30 pairs of wish and sight, each with every combination of the seven facts."""
+    """Every case there is: 30 pairs of wish and sight, each with every combination of the eight facts."""
     for wanted, seen, answers in itertools.product(Wanted, Seen, itertools.product(YES_NO, repeat=len(FACTS))):
         facts = dict(zip(FACTS, answers, strict=True))
         yield wanted, seen, facts, decide(wanted, seen, **facts)
@@ -30,6 +30,7 @@ def test_every_cell_has_a_step_that_keeps_the_promises() -> None:
             assert seen is Seen.ABSENT, f"only what is not there is made: {case}"
             assert facts["discarding"] or not facts["had_server"], f"what once was is not made again in secret: {case}"
             assert facts["builds_left"], case
+            assert not facts["failed"], f"what failed for good waits for its person: {case}"
             assert wanted is not Wanted.DELETED, case
         if step is Step.DELETE:
             assert wanted is Wanted.DELETED, f"a machine is deleted only where somebody wants it: {case}"
@@ -54,7 +55,7 @@ def test_every_cell_has_a_step_that_keeps_the_promises() -> None:
         if step is Step.FAIL and seen is not Seen.FAILED:
             assert facts["overdue"] or not facts["builds_left"], case
         checked += 1
-    assert checked == 3 * 10 * 2**7
+    assert checked == 3 * 10 * 2**8
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,335 @@
+"""Exactly one machine on its own port, however often a build is lost or an answer does not come; and its whole end."""
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from django.conf import LazySettings
+from django.db.models.functions import Now
+from typing_extensions import override
+
+from instances import access, actions, pacing, provisioning
+from instances.actions import Launch
+from instances.cloud.memory import OFFERING, MemoryCloud
+from instances.cloud.protocol import CloudUnreachable, Desktop, Port, Server, ServerSpec, ServerStatus
+from instances.lifecycle import BUILDS, State, Wanted
+from instances.models import Image, Instance
+from instances.pace import pace
+from quotas import allowances
+from quotas.arithmetic import Resources
+from quotas.models import Flavour, Limit, Reservation
+from tests import factories
+from tests.machines import settle
+from visa.accounts.models import User
+
+pytestmark = pytest.mark.django_db
+EVERYTHING = replace(OFFERING, images=frozenset({"desktop"}), flavours=frozenset({"small", "large"}))
+
+
+@pytest.fixture
+def launched(owner: User, flavour: Flavour, image: Image, limit: Limit) -> UUID:
+    return actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+
+
+def events(owner: User, instance_id: UUID) -> list[str]:
+    return [event.kind for event in access.instance_for(owner, instance_id).events]
+
+
+def used(owner: User) -> Resources:
+    return allowances.standing_of(actions.subject_of(owner)).used
+
+
+class Failing(MemoryCloud):
+    """Its first `faults` builds end in ERROR."""
+
+    def __init__(self, *, faults: int, fault: str = "Build of instance aborted", desktop: Desktop) -> None:
+        super().__init__(desktop=desktop, offering=EVERYTHING)
+        self.faults, self.fault, self.made = faults, fault, 0
+
+    @override
+    def create(self, spec: ServerSpec) -> Server:
+        server = super().create(spec)
+        self.made += 1
+        if self.made <= self.faults:
+            self.break_down(server.id, self.fault)
+            return next(one for one in self.list() if one.id == server.id)
+        return server
+
+
+def test_a_machine_stands_on_its_own_port_and_carries_its_serial(launched: UUID, cloud: MemoryCloud) -> None:
+    row = settle(cloud, launched)
+
+    assert [port.id for port in cloud.ports()] == [row.port_id]
+    spec = cloud.spec(str(row.server_id))
+    assert (spec.port_id, spec.serial) == (row.port_id, row.serial)
+
+
+@pytest.mark.parametrize("faults", [1, 2])
+def test_a_build_that_fails_is_deleted_and_made_again_after_a_pause(
+    launched: UUID, vnc: Desktop, owner: User, faults: int
+) -> None:
+    cloud = Failing(faults=faults, desktop=vnc)
+
+    row = settle(cloud, launched, steps=40)
+
+    assert (row.state, row.builds_lost, cloud.made) == (State.ACTIVE, 0, faults + 1)
+    assert len(list(cloud.list())) == 1
+    assert events(owner, launched).count("build.lost") == faults
+
+
+def test_between_two_builds_the_machine_waits_and_says_why(launched: UUID, vnc: Desktop, owner: User) -> None:
+    cloud = Failing(faults=1, fault="No valid host was found.", desktop=vnc)
+    pacing.admit()
+    for _ in range(4):
+        Instance.objects.exclude(state=State.WAITING).update(due_at=Now())
+        provisioning.advance(cloud, launched)
+
+    row = Instance.objects.get(id=launched)
+    assert (row.state, row.reason_code, row.builds_lost) == (State.WAITING, "retry_no_room", 1)
+    assert Instance.objects.filter(due_at__gt=Now() + timedelta(seconds=5), due_at__lte=Now() + timedelta(seconds=10))
+    assert not list(cloud.list())
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("No valid host was found. ", "no_room"), ("Exceeded retries.", "build_failed")]
+)
+def test_after_the_last_build_nothing_is_left_and_nothing_is_held(
+    launched: UUID, vnc: Desktop, owner: User, fault: str, code: str
+) -> None:
+    cloud = Failing(faults=99, fault=fault, desktop=vnc)
+
+    row = settle(cloud, launched, steps=60)
+
+    assert (row.state, row.reason_code, cloud.made) == (State.ERROR, code, BUILDS)
+    assert row.reason_detail == fault
+    assert not list(cloud.list())
+    assert not list(cloud.ports())
+    assert used(owner) == Resources()
+
+
+def test_what_was_given_back_is_reserved_again_before_another_try(
+    launched: UUID, vnc: Desktop, owner: User, limit: Limit
+) -> None:
+    settle(Failing(faults=99, desktop=vnc), launched, steps=60)
+    limit.machines = 0
+    limit.save()
+    with pytest.raises(allowances.QuotaExceeded):
+        actions.start(launched, by=owner)
+    assert Instance.objects.get(id=launched).state == State.ERROR
+
+    limit.machines = 1
+    limit.save()
+    actions.start(launched, by=owner)
+
+    assert used(owner).machines == 1
+    assert settle(Failing(faults=0, desktop=vnc), launched).state == State.ACTIVE
+
+
+def test_a_build_that_never_ends_is_made_again_once(launched: UUID, vnc: Desktop) -> None:
+    class Stuck(MemoryCloud):
+        made = 0
+
+        @override
+        def create(self, spec: ServerSpec) -> Server:
+            self.made += 1
+            return super().create(spec)
+
+    cloud = Stuck(looks=10**6, desktop=vnc, offering=EVERYTHING)
+    for _ in range(3):
+        settle(cloud, launched, steps=8)
+        Instance.objects.filter(id=launched, seen="building").update(step_since=Now() - timedelta(minutes=16))
+
+    row = settle(cloud, launched, steps=8)
+
+    assert (row.state, row.reason_code, cloud.made) == (State.ERROR, "too_slow", 2)
+    assert not list(cloud.list())
+
+
+def test_an_error_of_a_machine_that_was_ready_is_shown_and_nothing_is_deleted(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    row = settle(cloud, launched)
+    cloud.break_down(str(row.server_id), "the host is on fire")
+
+    row = settle(cloud, launched)
+
+    assert (row.state, row.reason_code) == (State.ERROR, "cloud_error")
+    assert len(list(cloud.list())) == 1
+    assert used(owner).machines == 1
+    assert access.instance_for(owner, launched).way_out
+
+
+class Shared(MemoryCloud):
+    """On a network of another project's, where addresses cannot be chosen; loses the answers to its first ports."""
+
+    losing = 0
+
+    @property
+    @override
+    def unique_ports(self) -> bool:
+        return False
+
+    @override
+    def create_port(self, instance_id: UUID) -> Port:
+        port = self._another_port(instance_id)
+        if self.losing > 0:
+            self.losing -= 1
+            raise CloudUnreachable("the answer was lost")
+        return port
+
+    def _another_port(self, instance_id: UUID) -> Port:
+        return super().create_port(instance_id)
+
+
+def test_a_port_whose_answer_was_lost_is_found_and_used(launched: UUID, vnc: Desktop) -> None:
+    cloud = Shared(desktop=vnc, offering=EVERYTHING)
+    cloud.losing = 1
+
+    row = settle(cloud, launched)
+
+    assert row.state == State.ACTIVE
+    assert [port.id for port in cloud.ports()] == [row.port_id]
+
+
+def test_a_port_that_may_still_come_is_waited_for(launched: UUID, vnc: Desktop) -> None:
+    cloud = Shared(desktop=vnc, offering=EVERYTHING)
+    pacing.admit()
+    Instance.objects.filter(id=launched).update(port_intent_at=Now())
+
+    settle(cloud, launched, steps=3)
+    assert not list(cloud.ports())
+
+    Instance.objects.filter(id=launched).update(port_intent_at=Now() - timedelta(minutes=3))
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_nothing_is_ordered_under_a_lease_that_is_half_over(
+    launched: UUID, vnc: Desktop, settings: LazySettings
+) -> None:
+    class Late(MemoryCloud):
+        """Its port takes so long that half of the lease is over."""
+
+        seconds = 0.0
+
+        @override
+        def create_port(self, instance_id: UUID) -> Port:
+            time.sleep(self.seconds)
+            return super().create_port(instance_id)
+
+    environment = settings.ENVIRONMENT
+    settings.ENVIRONMENT = replace(environment, tests=replace(environment.tests, scale=0.02))
+    cloud = Late(desktop=vnc, offering=EVERYTHING)
+    cloud.seconds = pace().budget.total_seconds() * 1.2
+
+    provisioning.advance(cloud, launched)
+
+    row = Instance.objects.get(id=launched)
+    assert (row.attempt, row.intent_at) == (0, None)
+    assert not list(cloud.list())
+
+    settings.ENVIRONMENT = environment
+    Instance.objects.filter(id=launched).update(lease_until=None)
+    cloud.seconds = 0.0
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_a_deletion_ends_with_nothing_of_it_left(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    actions.delete(launched, by=owner)
+
+    row = settle(cloud, launched)
+
+    assert (row.state, row.server_id, row.port_id) == (State.DELETED, None, None)
+    assert not list(cloud.list())
+    assert not list(cloud.ports())
+    assert used(owner) == Resources()
+    assert not Reservation.objects.exists()
+
+
+class Swallowing(MemoryCloud):
+    """Takes a deletion and does nothing, while `swallowing`."""
+
+    swallowing = True
+    ordered = 0
+
+    @override
+    def delete(self, server_id: str) -> None:
+        self.ordered += 1
+        if not self.swallowing:
+            super().delete(server_id)
+
+
+def test_a_deletion_that_does_nothing_is_ordered_again_told_and_never_shown_as_done(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    cloud = Swallowing(desktop=vnc, offering=EVERYTHING)
+    settle(cloud, launched)
+    actions.delete(launched, by=owner)
+
+    row = settle(cloud, launched, steps=5)
+    assert (row.state, row.alarmed_at, cloud.ordered) == (State.DELETING, None, 5)
+    assert used(owner).machines == 1
+
+    Instance.objects.filter(id=launched).update(wanted_at=Now() - timedelta(minutes=11))
+    row = settle(cloud, launched, steps=3)
+    assert row.alarmed_at is not None
+    assert events(owner, launched).count("delete.stuck") == 1
+
+    cloud.swallowing = False
+    assert settle(cloud, launched).state == State.DELETED
+
+
+def test_a_machine_that_waits_in_line_can_be_given_up(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    actions.delete(launched, by=owner)
+
+    assert settle(cloud, launched).state == State.DELETED
+    assert used(owner) == Resources()
+    assert not list(cloud.list())
+
+
+def test_a_size_changed_at_the_cloud_is_shown_and_counted(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    large = factories.make_flavour(slug="large", cores=4, memory_mib=4096)
+    row = settle(cloud, launched)
+    Instance.objects.filter(id=launched).update(cloud_flavour="small")
+
+    class Resized(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            return tuple(replace(one, flavour="large", host="h2") for one in cloud.find(instance_id))
+
+    settle(Resized(), launched, steps=1)
+
+    view = access.instance_for(owner, launched)
+    assert (view.cores, view.flavour_name, view.state) == (4, large.name, State.ACTIVE)
+    assert used(owner).cores == 4
+    assert "resized" in events(owner, launched)
+    assert row.flavour_id != Instance.objects.get(id=launched).flavour_id
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (ServerStatus.PAUSED, State.PAUSED),
+        (ServerStatus.SHELVED, State.SHELVED),
+        (ServerStatus.RESIZE, State.RESIZING),
+    ],
+)
+def test_what_an_operator_did_is_shown(
+    launched: UUID, cloud: MemoryCloud, owner: User, status: ServerStatus, state: State
+) -> None:
+    settle(cloud, launched)
+
+    class Operated(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            return tuple(replace(one, status=status) for one in cloud.find(instance_id))
+
+    row = settle(Operated(), launched, steps=4)
+
+    assert row.state == state
+    view = access.instance_for(owner, launched)
+    assert view.state_words
+    assert (row.wanted == Wanted.STOPPED) is (state is not State.RESIZING)
+    assert view.can_start is (state is not State.RESIZING)
