@@ -21,7 +21,7 @@ from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Min, Q
+from django.db.models import Count, Min, Q
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils import timezone
@@ -37,7 +37,11 @@ from quotas.models import Flavour, Limit
 from visa import celery_app, environment
 from visa.accounts.providers import OpenIDProvider, ProviderAway
 from visa.accounts.tokens import TokenRefused
+from visa.audit import verification
 from visa.environment import CloudKind, Process
+from visa.outbox import mail
+from visa.outbox.couriers import Away
+from visa.outbox.models import Outbox
 
 #: the queues without a worker on which nothing moves
 QUEUES = ("cloud", "default")
@@ -47,6 +51,12 @@ WORKER_SECONDS = (1.0, 3.0, 6.0)
 TICK_SECONDS = 12.0
 #: a reconciler asks the database each second; one not heard of for so long is stuck
 RECONCILER_SILENT = timedelta(seconds=20)
+#: what waits in the outbox for so long is carried by nobody, or taken by nobody
+UNSENT = timedelta(minutes=10)
+#: what was given up so long ago is history
+GIVEN_UP = timedelta(days=1)
+#: the audit trail is sealed every ten seconds; what waits for so long is sealed by nobody
+UNSEALED = timedelta(minutes=5)
 #: a row that is due for so long is driven by nobody
 OVERDUE = timedelta(minutes=2)
 NEIGHBOUR_SECONDS = 5.0
@@ -249,6 +259,63 @@ def _machines(name: str) -> Finding:
         )
     failed = live.filter(failed=True).count()
     return well(name, f"{live.count()} machines, none waits to be looked at; {failed} have failed.")
+
+
+def _outbox(name: str) -> Finding:
+    told = Outbox.objects.aggregate(
+        waiting=Count("id", filter=Q(sent_at=None)),
+        since=Min("made_at", filter=Q(sent_at=None)),
+        late=Count("id", filter=Q(sent_at=None, made_at__lt=Now() - UNSENT)),
+        given_up=Count("id", filter=Q(given_up=True, sent_at__gt=Now() - GIVEN_UP)),
+    )
+    if told["late"]:
+        oldest = Outbox.objects.filter(sent_at=None).order_by("made_at")[0]
+        waited = int((timezone.now() - told["since"]).total_seconds() // 60)
+        said = f"tried {oldest.attempts} times, the last time: {oldest.said}" if oldest.attempts else "never tried"
+        return ill(
+            name,
+            f"{told['late']} messages wait to leave, the oldest for {waited} min ({said}).",
+            "See Mail; then Workers and Reconciler: one of them has to run.",
+        )
+    return well(name, f"{told['waiting']} messages wait to leave; {told['given_up']} were given up since yesterday.")
+
+
+def _mail(name: str) -> Finding:
+    asked = settings.ENVIRONMENT.mail
+    if asked is None:
+        return well(name, "No mail is sent: VISA_MAIL_HOST is not set, or not for this process.")
+    place = f"{asked.host}, port {asked.port}"
+    try:
+        greeting = mail.greet()
+    except Away as error:
+        return ill(
+            name,
+            f"The mail server {place} does not take our mail ({error}).",
+            "Start it, open the way to it, or correct VISA_MAIL_HOST, _PORT, _TLS, _USER and _PASSWORD.",
+        )
+    return well(name, f"{greeting} greets us at {place}.")
+
+
+def _audit(name: str) -> Finding:
+    """The trail: whether it is sealed, and as it was sealed."""
+    trail = verification.standing()
+    broken = trail.recent.first
+    if broken is not None or (trail.seen_at and not trail.seen_in_order):
+        sentence = (
+            f"It is not as it was sealed: {broken.words}." if broken else "The last look at all of it found a fault."
+        )
+        return ill(name, sentence, "Run manage.py verify_audit --heads FILE; docs/security.md says what to do then.")
+    if trail.waiting > UNSEALED:
+        minutes = int(trail.waiting.total_seconds() // 60)
+        return ill(
+            name, f"Rows have waited {minutes} min for their seal.", "Start a worker with beat, or the reconciler."
+        )
+    seen = (
+        f"all of it was verified at {trail.seen_at:%Y-%m-%d %H:%M} UTC"
+        if trail.seen_at
+        else "nobody verified all of it"
+    )
+    return well(name, f"{trail.recent.number} rows sealed, those since yesterday are in order; {seen}.")
 
 
 def _sweeps(name: str) -> Finding:
@@ -457,8 +524,11 @@ EXAMINATIONS: dict[str, Callable[[str], Finding]] = {
     "Timetable": _timetable,
     "Reconciler": _reconciler,
     "Machines": _machines,
+    "Outbox": _outbox,
+    "Mail": _mail,
     "Sweeps": _sweeps,
     "Reservations": _books,
+    "Audit trail": _audit,
     "Keys": _keys,
     "Identity providers": _providers,
     "Cloud": with_cloud(cloud_answers),

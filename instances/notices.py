@@ -302,6 +302,10 @@ def _sweeps() -> str:
     return settings.SITE.url + reverse("instances:reconciliation")
 
 
+def _sweeps() -> str:
+    return settings.SITE.url + reverse("instances:reconciliation")
+
+
 def _site() -> str:
     return settings.SITE.url + reverse("home")
 
