@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_noop as _
 
 from experiments import access as data_access
-from instances import checkpoints, credentials, pacing, software, transitions, userdata
+from instances import checkpoints, credentials, guest_reports, pacing, software, transitions, userdata
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import (
     CloudDenied,
@@ -63,7 +63,8 @@ def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
         return failing({**sighted, "admitted_at": None}, *refused)
     try:
         secret, sealed = _secret_of(instance)
-        spec = _spec(instance, secret)
+        token = guest_reports.draw(instance.id, attempt=instance.attempt + 1)
+        spec = _spec(instance, token)
     except (userdata.Unrenderable, InvalidToken) as error:
         words = _("This machine cannot be described to the cloud. Tell your support.")
         return failing({**sighted, "admitted_at": None}, "unrenderable", words, str(error) or type(error).__name__)
@@ -73,6 +74,8 @@ def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
         port = _port(visit)
         if port is None:
             return Outcome(again_in=pace().soon, changes=sighted)
+        # A pass for each attempt: of two machines of a doubled create, each has its own.
+        guest_reports.issue(instance.id, token)
         intent = {
             "port_id": port.id,
             "port_intent_at": None,
@@ -227,7 +230,7 @@ def _hostname(instance: Instance) -> str:
     return f"visa-{instance.id.hex[:12]}"
 
 
-def _spec(instance: Instance, secret: userdata.DesktopSecret) -> ServerSpec:
+def _spec(instance: Instance, token: str) -> ServerSpec:
     data, size = settings.ENVIRONMENT.data, instance.specification["size"]
     mounts = [
         userdata.MountPoint(
@@ -239,14 +242,22 @@ def _spec(instance: Instance, secret: userdata.DesktopSecret) -> ServerSpec:
         options = userdata.BIND_OPTIONS if data.software_fstype == "none" else userdata.NFS_OPTIONS
         mounts.append(
             userdata.MountPoint(
-                source=data.software_source, target=data.software_target, fstype=data.software_fstype, options=options
+                source=data.software_source,
+                target=data.software_target,
+                fstype=data.software_fstype,
+                options=options,
+                holds=userdata.Holds.SOFTWARE,
             )
         )
     machine = userdata.Machine(
         instance_id=instance.id,
         hostname=_hostname(instance),
         name=instance.name,
-        secret=secret,
+        enrolment=userdata.Enrolment(
+            url=settings.ENVIRONMENT.guests.url,
+            token=token,
+            authority=settings.ENVIRONMENT.guests.authority,
+        ),
         mounts=tuple(mounts),
         cvmfs=software.of_site(data),
     )

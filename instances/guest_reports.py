@@ -89,12 +89,15 @@ class Handed:
     report_token: str = field(repr=False)
 
 
-def issue(instance: Instance, *, attempt: int) -> str:
-    """A new pass for this attempt to make the machine: a text for its user-data. Of the pass only the hash is kept."""
-    token = _sign({"machine": instance.id.hex, "attempt": attempt, "word": secrets.token_urlsafe(16)}, _PASS)
+def draw(instance_id: UUID, *, attempt: int) -> str:
+    """A token for the user-data of this attempt to make the machine. It opens nothing before it is issued."""
+    return _sign({"machine": instance_id.hex, "attempt": attempt, "word": secrets.token_urlsafe(16)}, _PASS)
+
+
+def issue(instance_id: UUID, token: str) -> None:
+    """Makes a drawn token a pass, from now on. Of it only the hash is kept."""
     now = timezone.now()
-    GuestPass.objects.create(token_hash=_hash(token), instance_id=instance.id, made_at=now, expires_at=now + PASS_LIFE)
-    return token
+    GuestPass.objects.create(token_hash=_hash(token), instance_id=instance_id, made_at=now, expires_at=now + PASS_LIFE)
 
 
 def enrolment(instance_id: UUID, token: str) -> GuestPass:

@@ -8,8 +8,10 @@ content, permissions, owner), `mounts` (source, target, type, options, dump, pas
 (lists, never shell lines).
 """
 
+import json
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -31,7 +33,8 @@ BIND_OPTIONS: Final = ("bind", "ro", "nosuid", "nodev", "nofail")
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _SIZE = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}")
-_PASSWORD = re.compile(r"[!-~]{8}")
+_TOKEN = re.compile(r"[A-Za-z0-9_:.=-]{20,500}")
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,260}")
 _FSTYPE = re.compile(r"[a-z0-9]{1,16}")
 _OPTION = re.compile(r"[a-z0-9_.-]{1,40}(=[A-Za-z0-9_.:/@%+-]{1,120})?")
 # What a shell, fstab or a glob gives a meaning is refused; a blank, which datasets do have, is escaped for fstab.
@@ -50,7 +53,8 @@ class Unrenderable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DesktopSecret:
-    """What proves a machine to the gateway, and the gateway to the machine.
+    """What proves a machine to the gateway, and the gateway to the machine. It stands in no user-data: a machine
+    fetches it, once (`Enrolment`).
 
     `password` is VNC's: eight printable ASCII characters, since the protocol looks at no more (RFC 6143 section 7.2.2).
     Key and certificate (PEM) are the machine's own; the gateway pins the certificate.
@@ -62,6 +66,26 @@ class DesktopSecret:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """How a machine gets its secrets: with this token, once, from the platform at `url` (scheme, host, port).
+
+    User-data is no secret: any process of the machine reads it, and so does whoever runs the cloud. `authority` (PEM)
+    is whom the machine knows that address by, beside the authorities of its image.
+    """
+
+    url: str
+    token: str = field(repr=False)
+    authority: str = ""
+
+
+class Holds(StrEnum):
+    """What is mounted, by which the machine says what is missing."""
+
+    DATA = "data"
+    SOFTWARE = "software"
+
+
+@dataclass(frozen=True, kw_only=True)
 class MountPoint:
     """One line of fstab. `source` is what the machine mounts, `target` an absolute path in it."""
 
@@ -69,6 +93,7 @@ class MountPoint:
     target: str
     fstype: str = "nfs"
     options: tuple[str, ...] = NFS_OPTIONS
+    holds: Holds = Holds.DATA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +104,7 @@ class Machine:
     instance_id: UUID
     hostname: str
     name: str
-    secret: DesktopSecret
+    enrolment: Enrolment
     desktop_user: str = "visa"
     size: str = "1280x800"
     mounts: tuple[MountPoint, ...] = ()
@@ -102,9 +127,10 @@ def _document(machine: Machine) -> dict[str, object]:
     _matching("hostname", machine.hostname, _HOSTNAME)
     _matching("desktop_user", machine.desktop_user, _USER)
     _matching("size", machine.size, _SIZE)
-    _secret("password", machine.secret.password, _PASSWORD)
-    _secret("key", machine.secret.key, _PEM)
-    _secret("certificate", machine.secret.certificate, _PEM)
+    _matching("platform address", machine.enrolment.url, _ADDRESS)
+    _secret("token", machine.enrolment.token, _TOKEN)
+    if machine.enrolment.authority:
+        _secret("authority", machine.enrolment.authority, _PEM)
     targets = [mount.target for mount in machine.mounts]
     if doubled := {target for target in targets if targets.count(target) > 1}:
         raise Unrenderable("mounts", f"{min(doubled)} is mounted twice")
@@ -113,22 +139,33 @@ def _document(machine: Machine) -> dict[str, object]:
         _file("/etc/visa/name", f"{one_line(machine.name)}\n", "0644"),
         _file("/etc/motd", _welcome(machine), "0644"),
         _file("/etc/visa/desktop.env", f"DESKTOP_USER={machine.desktop_user}\nDESKTOP_SIZE={machine.size}\n", "0644"),
-        _file("/etc/visa/vnc.key", machine.secret.key, "0600"),
-        _file("/etc/visa/vnc.crt", machine.secret.certificate, "0644"),
+        _file("/etc/visa/guest.json", f"{_guest(machine)}\n", "0600"),
     ]
+    if machine.enrolment.authority:
+        files.append(_file("/etc/visa/platform-ca.pem", machine.enrolment.authority, "0644"))
     commands: list[list[str]] = []
     if machine.cvmfs is not None:
         files += [_file(path, text, "0644") for path, text in _cvmfs(machine.cvmfs).items()]
         # Where the image brings no client, nothing is to be started, and that is not a fault of the boot.
         commands.append(["sh", "-c", "! command -v cvmfs_config >/dev/null || systemctl enable --now autofs"])
-    # Last, since the desktop starts when it is there.
-    files.append(_file("/etc/visa/vnc-password", f"{machine.secret.password}\n", "0600"))
     document: dict[str, object] = {"hostname": machine.hostname, "write_files": files}
     if machine.mounts:
         document["mounts"] = [_mount(mount) for mount in machine.mounts]
     if commands:
         document["runcmd"] = commands
     return document
+
+
+def _guest(machine: Machine) -> str:
+    """What the machine's own program goes by (`instances/cloud/machine/visa_guest.py`), as one line of JSON."""
+    told: dict[str, object] = {
+        "url": f"{machine.enrolment.url}/api/v1/guest/{machine.instance_id}/",
+        "token": machine.enrolment.token,
+    }
+    for holds in Holds:
+        told[holds] = [mount.target for mount in machine.mounts if mount.holds is holds]
+    told["cvmfs"] = [repository.name for repository in machine.cvmfs.repositories] if machine.cvmfs else []
+    return json.dumps(told)
 
 
 def one_line(text: str) -> str:

@@ -31,7 +31,8 @@ from instances.cloud.protocol import (
     ServerStatus,
     Volume,
 )
-from instances.userdata import BIND_OPTIONS, DesktopSecret, Machine, MountPoint, render
+from instances.userdata import BIND_OPTIONS, DesktopSecret, Enrolment, Machine, MountPoint, render
+from tests.door import TOKEN, door_of
 
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ def document(instance_id: UUID, *mounts: tuple[Path, str], name: str = "Test des
         instance_id=instance_id,
         hostname=f"visa-{instance_id.hex[:8]}",
         name=name,
-        secret=secret(),
+        enrolment=Enrolment(url=door_of(secret()).url, token=TOKEN),
         mounts=tuple(
             MountPoint(source=str(source), target=target, fstype="none", options=BIND_OPTIONS)
             for source, target in mounts

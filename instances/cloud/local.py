@@ -80,6 +80,9 @@ _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: where a document may mount something, and where it may write files
 _MOUNT_ROOTS: Final = ("/data", "/cvmfs", "/software", "/mnt", "/srv")
 _FILE_ROOT: Final = PurePosixPath("/etc")
+#: what a machine goes by to fetch its secrets; its attendant's and not the sandbox's
+GUEST_FILE: Final = _FILE_ROOT / "visa" / "guest.json"
+AUTHORITY_FILE: Final = _FILE_ROOT / "visa" / "platform-ca.pem"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +249,7 @@ class LocalCloud(Cloud):
             path = self._directory / f"port-{instance_id}"
             with _answering():
                 if not path.exists():
-                    _write_file(path, json.dumps([self._environment, datetime.now(UTC).isoformat()]).encode(), 0o600)
+                    write_file(path, json.dumps([self._environment, datetime.now(UTC).isoformat()]).encode(), 0o600)
             if found := self.find_ports(instance_id):
                 return found[0]
         raise CloudRefused(f"the port of {instance_id} is another installation's")
@@ -321,7 +324,7 @@ class LocalCloud(Cloud):
             with _answering():
                 self._directory.parent.stat()  # a directory with no place to be in is silence
             with _answering(), contextlib.suppress(FileNotFoundError):
-                record = _parse((self._directory / server_id / "server.json").read_text(encoding="utf-8"))
+                record = parse((self._directory / server_id / "server.json").read_text(encoding="utf-8"))
                 if record.environment == self._environment:
                     return record
         raise ServerGone(f"no server has the id {server_id[:80]!r}")
@@ -335,7 +338,7 @@ class LocalCloud(Cloud):
             folders = self._folders() if self._directory.exists() else []
             for folder in folders:
                 with contextlib.suppress(FileNotFoundError):
-                    records.append(_parse((folder / "server.json").read_text(encoding="utf-8")))
+                    records.append(parse((folder / "server.json").read_text(encoding="utf-8")))
         return tuple(records)
 
     def _folders(self) -> tuple[Path, ...]:
@@ -343,7 +346,7 @@ class LocalCloud(Cloud):
 
     def _write(self, record: Record) -> None:
         with _answering():
-            _write_file(self._directory / record.id / "server.json", json.dumps(asdict(record)).encode(), 0o600)
+            write_file(self._directory / record.id / "server.json", json.dumps(asdict(record)).encode(), 0o600)
 
     def _take(self, port_id: str) -> None:
         port = next((port for port in self.ports() if port.id == port_id), None)
@@ -354,7 +357,7 @@ class LocalCloud(Cloud):
         """The servers that were deleted lately, of every environment."""
         with _answering(), contextlib.suppress(FileNotFoundError):
             lines = (self._directory / "deleted.jsonl").read_text(encoding="utf-8").splitlines()
-            return tuple(_parse(line) for line in lines)
+            return tuple(parse(line) for line in lines)
         return ()
 
     def _remember(self, record: Record) -> None:
@@ -362,7 +365,7 @@ class LocalCloud(Cloud):
         kept = [one for one in self._deleted() if datetime.fromisoformat(one.deleted_at) > oldest]
         lines = [json.dumps(asdict(one)) for one in (*kept, record)]
         with _answering():
-            _write_file(self._directory / "deleted.jsonl", "\n".join(lines).encode(), 0o600)
+            write_file(self._directory / "deleted.jsonl", "\n".join(lines).encode(), 0o600)
 
     def _make_room(self, spec: ServerSpec) -> None:
         records = self._records()
@@ -450,6 +453,9 @@ class LocalCloud(Cloud):
                 running = None if fault else sandbox.sandbox_of(folder, record.id)
         record = replace(record, sandbox=running, fault=fault)
         self._write(record)
+        if running is not None:
+            with _answering():
+                sandbox.attend(folder)
         return record
 
     def _end(self, record: Record) -> None:
@@ -494,9 +500,8 @@ def read_document(text: str) -> Document:
         raise CloudRefused(f"the user-data cannot be understood ({type(error).__name__})") from None
     if hostname and not _HOSTNAME.fullmatch(hostname):
         raise CloudRefused("the user-data's host name is malformed")
-    for wanted in ("vnc-password", "vnc.key", "vnc.crt"):
-        if _FILE_ROOT / "visa" / wanted not in files:
-            raise CloudRefused(f"the user-data brings no /etc/visa/{wanted}, so nobody could enter the desktop")
+    if GUEST_FILE not in files:
+        raise CloudRefused(f"the user-data brings no {GUEST_FILE}, so nobody could enter the desktop")
     return Document(hostname=hostname, files=files, mounts=mounts)
 
 
@@ -546,17 +551,19 @@ def _furnish(folder: Path, record: Record, document: Document) -> None:
         "visa/desktop.env": "DESKTOP_USER=visa\nDESKTOP_SIZE=1280x800\n",
     }
     files = {name: (text.encode(), 0o444) for name, text in texts.items()}
-    files |= {str(path.relative_to(_FILE_ROOT)): content for path, content in document.files.items()}
-    password = files.pop("visa/vnc-password")[0].decode("utf-8", "replace").split("\n")[0]
-    files["visa/vnc-secret"] = (scrambled(password), 0o400)
+    for path, content in document.files.items():
+        if path in {GUEST_FILE, AUTHORITY_FILE}:
+            write_file(folder / path.name, content[0], 0o600)
+        else:
+            files[str(path.relative_to(_FILE_ROOT))] = content
     for name, (data, mode) in files.items():
-        path = etc / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_file(path, data, mode & 0o555 | stat.S_IRUSR)
-        # Only whoever runs the VNC server has to read them, and in the sandbox all of /etc is read-only.
-        _give(path, record.uid)
-    _give(home, record.uid)
-    _write_file(folder / "console.log", b"", 0o600)
+        place = etc / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_file(place, data, mode & 0o555 | stat.S_IRUSR)
+        # In the sandbox all of /etc is read-only.
+        give(place, record.uid)
+    give(home, record.uid)
+    write_file(folder / "console.log", b"", 0o600)
 
 
 def _user_of(document: Document) -> str:
@@ -586,14 +593,19 @@ def scrambled(password: str) -> bytes:
     return encryptor.update(password.encode("utf-8")[:8].ljust(8, b"\0")) + encryptor.finalize()
 
 
-def _parse(text: str) -> Record:
+def parse(text: str) -> Record:
     fields: dict[str, Any] = json.loads(text)
     running = fields.pop("sandbox")
     mounts = tuple((source, target) for source, target in fields.pop("mounts"))
     return Record(**fields, mounts=mounts, sandbox=Sandbox(**running) if running else None)
 
 
-def _write_file(path: Path, data: bytes, mode: int) -> None:
+def record_of(folder: Path) -> Record:
+    """What is written down about the server of this folder."""
+    return parse((folder / "server.json").read_text(encoding="utf-8"))
+
+
+def write_file(path: Path, data: bytes, mode: int) -> None:
     """Whole or not at all, also for readers in other processes and after a power cut."""
     number, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     with os.fdopen(number, "wb") as new:
@@ -604,7 +616,7 @@ def _write_file(path: Path, data: bytes, mode: int) -> None:
     Path(name).replace(path)
 
 
-def _give(path: Path, uid: int) -> None:
+def give(path: Path, uid: int) -> None:
     if os.geteuid() == 0:
         os.chown(path, uid, uid)
 

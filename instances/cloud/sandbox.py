@@ -40,6 +40,7 @@ FIRST_UID: Final = 1_800_000_000
 
 HERE: Final = Path(__file__).parent / "machine"
 RELAY: Final = Path(__file__).parent / "relay.py"
+ATTENDANT: Final = "instances.cloud.attendant"
 #: what of the host's /etc programs in a desktop need; the rest of it is not seen there
 HOST_ETC: Final = (
     "alternatives", "environment-modules", "fonts", "X11", "xdg", "ssl/certs", "ld.so.cache", "ld.so.conf",
@@ -185,6 +186,22 @@ def launch(shape: Shape, listening: socket.socket) -> str:
         return ""
     said = (folder / "console.log").read_bytes()[said_before:].decode("utf-8", "replace").strip().splitlines()
     return f"the sandbox did not start: {said[-1][:300] if said else 'no reason was given'}"
+
+
+def attend(folder: Path) -> None:
+    """Starts the attendant of the sandbox in this folder: it ends by itself, and is a child of nobody of ours."""
+    with (folder / "console.log").open("ab") as console:
+        subprocess.run(  # noqa: S603 - a list of our own making, no shell
+            ["/usr/bin/setsid", "--fork", sys.executable, "-m", ATTENDANT, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            # Nothing of the platform's own environment: what it needs stands in the folder.
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(HERE.parents[2])},
+            cwd="/",
+            timeout=5,
+            check=True,
+        )
 
 
 def _inner(folder: Path) -> socket.socket:

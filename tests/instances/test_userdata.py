@@ -1,5 +1,6 @@
 """The cloud-init document: what was meant is what is read, whatever people type; what cannot be meant is refused."""
 
+import json
 import shlex
 from dataclasses import replace
 from uuid import UUID
@@ -15,7 +16,8 @@ from instances.userdata import (
     BIND_OPTIONS,
     LIMIT_BYTES,
     NFS_OPTIONS,
-    DesktopSecret,
+    Enrolment,
+    Holds,
     Machine,
     MountPoint,
     Unrenderable,
@@ -24,12 +26,13 @@ from instances.userdata import (
     render,
 )
 
-SECRET = generate("visa-1f0e")
+AUTHORITY = generate("an authority").certificate
+ENROLMENT = Enrolment(url="https://visa.facility.example", token="a-signed-token:of:one-machine")
 MACHINE = Machine(
     instance_id=UUID("1f0e6a3c-6f0b-4d4e-9a53-0c7f3f1d2b3a"),
     hostname="visa-1f0e6a3c",
     name="Tomography of a fossil",
-    secret=SECRET,
+    enrolment=ENROLMENT,
     mounts=(MountPoint(source="10.77.0.1:/data/10.15151/ESRF-ES-1234", target="/data/10.15151/ESRF-ES-1234"),),
 )
 
@@ -71,20 +74,43 @@ def test_the_document_says_exactly_what_was_meant() -> None:
             "0",
         ]
     ]
-    assert file_of(MACHINE, "/etc/visa/vnc-password") == f"{SECRET.password}\n"
-    assert file_of(MACHINE, "/etc/visa/vnc.key") == SECRET.key
-    assert file_of(MACHINE, "/etc/visa/vnc.crt") == SECRET.certificate
     assert file_of(MACHINE, "/etc/visa/desktop.env") == "DESKTOP_USER=visa\nDESKTOP_SIZE=1280x800\n"
     assert file_of(MACHINE, "/etc/visa/instance") == "1f0e6a3c-6f0b-4d4e-9a53-0c7f3f1d2b3a\n"
 
 
-def test_secrets_are_readable_by_root_alone() -> None:
-    files = parsed(MACHINE)["write_files"]
-    assert isinstance(files, list)
+def test_what_a_machine_goes_by_names_the_platform_its_token_and_what_to_look_at() -> None:
+    mounts = (
+        MountPoint(source="nfs:/data/a", target="/data/a"),
+        MountPoint(source="nfs:/software", target="/cvmfs/software.demo", holds=Holds.SOFTWARE),
+    )
+    cvmfs = Cvmfs(repositories=(Repository(name="software.eessi.io"),), proxy="DIRECT")
 
+    told = json.loads(file_of(replace(MACHINE, mounts=mounts, cvmfs=cvmfs), "/etc/visa/guest.json"))
+
+    assert told == {
+        "url": "https://visa.facility.example/api/v1/guest/1f0e6a3c-6f0b-4d4e-9a53-0c7f3f1d2b3a/",
+        "token": "a-signed-token:of:one-machine",
+        "data": ["/data/a"],
+        "software": ["/cvmfs/software.demo"],
+        "cvmfs": ["software.eessi.io"],
+    }
+
+
+def test_no_secret_of_a_desktop_is_in_the_document() -> None:
+    text = render(replace(MACHINE, enrolment=replace(ENROLMENT, authority=AUTHORITY)))
+
+    assert "PRIVATE KEY" not in text
+    assert "password" not in text
+    files = yaml.safe_load(text)["write_files"]
     modes = {entry["path"]: entry["permissions"] for entry in files}
+    assert modes["/etc/visa/guest.json"] == "0600"
 
-    assert modes["/etc/visa/vnc-password"] == modes["/etc/visa/vnc.key"] == "0600"
+
+def test_an_authority_of_the_sites_own_is_brought_along() -> None:
+    machine = replace(MACHINE, enrolment=replace(ENROLMENT, authority=AUTHORITY))
+
+    assert file_of(machine, "/etc/visa/platform-ca.pem") == AUTHORITY
+    assert "platform-ca" not in render(MACHINE)
 
 
 @given(st.text(max_size=300))
@@ -220,23 +246,23 @@ def test_software_settings_that_cannot_be_meant_make_no_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret",
+    "enrolment",
     [
-        replace(SECRET, password="short"),
-        replace(SECRET, password="longer than eight"),
-        replace(SECRET, password="line\nbrk"),
-        replace(SECRET, key="none"),
-        replace(SECRET, certificate=SECRET.certificate + "runcmd: []"),
+        replace(ENROLMENT, token="short"),
+        replace(ENROLMENT, token="a-token-with-a\nruncmd: [[reboot]]"),
+        replace(ENROLMENT, token="a-token-with-a-'quote'-in-it"),
+        replace(ENROLMENT, url="file:///etc"),
+        replace(ENROLMENT, url="https://visa.facility.example/path"),
+        replace(ENROLMENT, url="https://user:word@visa.facility.example"),
+        replace(ENROLMENT, authority="none"),
+        replace(ENROLMENT, authority=AUTHORITY + "runcmd: []"),
     ],
 )
-def test_a_malformed_secret_is_refused_without_being_quoted(secret: DesktopSecret) -> None:
-    machine = replace(MACHINE, secret=secret)
-
+def test_a_malformed_enrolment_is_refused_without_its_token_being_quoted(enrolment: Enrolment) -> None:
     with pytest.raises(Unrenderable) as refusal:
-        render(machine)
+        render(replace(MACHINE, enrolment=enrolment))
 
-    assert "short" not in str(refusal.value)
-    assert "BEGIN" not in str(refusal.value)
+    assert enrolment.token not in str(refusal.value)
 
 
 def test_a_document_larger_than_a_cloud_takes_is_refused_with_the_numbers() -> None:

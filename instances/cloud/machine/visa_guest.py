@@ -11,9 +11,9 @@ look at:
 
 /etc/visa/platform-ca.pem, where there is one, is the authority to know the platform by, beside the image's own. The
 secrets are kept in /etc/visa, for root alone, so that a reboot asks for nothing; the random word of this machine and
-its token to report with in /var/lib/visa. Each report is sent to the platform, and printed on the serial console as one line after
-"visa-report: ", which is all there is while the platform cannot be reached. What is the matter is said in the words of
-`instances/reports.py`.
+its token to report with in /var/lib/visa. Each report is sent to the platform, and printed on the serial console as one
+line after "visa-report: ", which is all there is while the platform cannot be reached. What is the matter is said in
+the words of `instances/reports.py`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from instances.cloud import sandbox
 from instances.cloud.greeting import desktop_answers
 from instances.cloud.local import LocalCloud, _remove, read_document, scrambled
 from instances.cloud.protocol import CloudFull, CloudRefused, CloudUnreachable, Server, ServerSpec, ServerStatus
+from instances.reports import from_console
 from tests.clouds import LocalUnderTest, document, secret
+from tests.door import TOKEN, door_of, open_door
 from tests.instances.cloud.desk import ask, sitting_at, terminal_is_there
 
 
@@ -57,14 +59,22 @@ def first_process(local: LocalUnderTest, server: Server) -> int:
     return int(running["pid"])
 
 
-def answering(local: LocalUnderTest, spec: ServerSpec) -> Server:
-    server = local.arrived(spec)
+def answering(local: LocalUnderTest, spec: ServerSpec, *, server: Server | None = None) -> Server:
+    server = server or local.arrived(spec)
     assert server.desktop is not None
     deadline = time.monotonic() + 10
     while not desktop_answers(server.desktop):
         assert time.monotonic() < deadline, local.cloud.console(server.id)
         time.sleep(0.01)
     return server
+
+
+def until_up(local: LocalUnderTest, server: Server) -> None:
+    """Waits until the desktop's own programs run and nobody waits for it any more."""
+    deadline = time.monotonic() + 20
+    while "is up" not in local.cloud.console(server.id):
+        assert time.monotonic() < deadline, local.cloud.console(server.id)
+        time.sleep(0.05)
 
 
 async def asked(local: LocalUnderTest, server: Server, script: str) -> list[str]:
@@ -136,6 +146,7 @@ async def test_what_a_machine_sees_and_may_do(local: LocalUnderTest, data: Path,
 
 def test_no_process_of_a_machine_has_a_right_of_roots(local: LocalUnderTest) -> None:
     server = answering(local, local.spec())
+    until_up(local, server)
     first = first_process(local, server)
     inside = Path(f"/proc/{first}/ns/pid").readlink()
 
@@ -486,3 +497,118 @@ def test_removing_a_home_changes_nothing_its_links_point_to() -> None:
 
         assert not (Path(place) / "server").exists()
         assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+
+
+def said_by(server: Server) -> list[tuple[str, bool, str]]:
+    return [(one["step"], one["ok"], one["subject"]) for one in door_of(secret()).said.get(str(server.instance_id), [])]
+
+
+def until_said(server: Server, number: int) -> list[tuple[str, bool, str]]:
+    """All a machine said, once it has said so many things."""
+    deadline = time.monotonic() + 30
+    while len(said_by(server)) < number:
+        assert time.monotonic() < deadline, said_by(server)
+        time.sleep(0.05)
+    return said_by(server)
+
+
+def test_a_machine_fetches_its_secrets_once_and_says_how_it_is(local: LocalUnderTest, data: Path) -> None:
+    spec = local.spec()
+
+    server = answering(local, replace(spec, user_data=document(spec.instance_id, (data, "/data/sample"))))
+
+    url = door_of(secret()).url
+    assert until_said(server, 4) == [
+        ("booted", True, ""),
+        ("network", True, url),
+        ("mounts", True, "/data/sample"),
+        ("desktop", True, ""),
+    ]
+    assert len(door_of(secret()).claims[str(server.instance_id)]) == 1
+    told = [report.step for report in from_console(local.cloud.console(server.id))]
+    assert told == ["booted", "network", "mounts", "desktop"]
+
+
+def test_a_machine_that_boots_again_asks_for_nothing_and_says_how_it_is_again(local: LocalUnderTest) -> None:
+    server = answering(local, local.spec())
+    first = until_said(server, 3)
+
+    local.cloud.reboot(server.id)
+
+    assert until_said(server, 6) == first * 2
+    assert len(door_of(secret()).claims[str(server.instance_id)]) == 1
+
+
+def test_a_machine_whose_platform_is_away_waits_and_says_so_on_its_console(local: LocalUnderTest) -> None:
+    door = open_door(secret())
+    spec = local.spec()
+    text = document(spec.instance_id).replace(door_of(secret()).url, door.url)
+    door.answering = 503
+
+    server = local.arrived(replace(spec, user_data=text))
+    deadline = time.monotonic() + 20
+    while not (told := from_console(local.cloud.console(server.id))) or told[-1].ok:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert (told[-1].step, told[-1].subject) == ("network", door.url)
+    assert server.desktop is not None
+    assert not desktop_answers(server.desktop)
+    door.answering = 200
+    answering(local, spec, server=server)
+
+
+def test_a_machine_whose_answer_was_lost_asks_again_with_the_same_word(local: LocalUnderTest) -> None:
+    door = open_door(secret())
+    spec = local.spec()
+    text = document(spec.instance_id).replace(door_of(secret()).url, door.url)
+    door.losing = True
+
+    server = local.arrived(replace(spec, user_data=text))
+    deadline = time.monotonic() + 20
+    while not door.claims.get(str(spec.instance_id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    door.losing = False
+
+    answering(local, spec, server=server)
+    words = door.claims[str(spec.instance_id)]
+    assert len(words) >= 2
+    assert len(set(words)) == 1
+
+
+def test_neither_the_token_nor_the_word_is_seen_inside(local: LocalUnderTest) -> None:
+    server = answering(local, local.spec())
+
+    inside = Path(f"/proc/{first_process(local, server)}/root")
+
+    assert not (inside / "etc" / "visa" / "guest.json").exists()
+    found = subprocess.run(["grep", "-rl", TOKEN, str(inside / "etc"), str(inside / "opt")], capture_output=True)
+    assert found.stdout == b""
+
+
+def test_the_attendant_of_a_machine_ends_when_all_is_said_and_with_its_machine(local: LocalUnderTest) -> None:
+    server = answering(local, local.spec())
+    until_said(server, 3)
+    until_ended(server)
+
+    door = open_door(secret())
+    spec = local.spec()
+    door.answering = 503
+    text = document(spec.instance_id).replace(door_of(secret()).url, door.url)
+    waiting = local.arrived(replace(spec, user_data=text))
+    assert attendants(waiting)
+    local.cloud.delete(waiting.id)
+    until_ended(waiting)
+
+
+def attendants(server: Server) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"attendant .*{server.id}"], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def until_ended(server: Server) -> None:
+    deadline = time.monotonic() + 20
+    while attendants(server):
+        assert time.monotonic() < deadline, attendants(server)
+        time.sleep(0.05)
