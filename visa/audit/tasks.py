@@ -25,6 +25,6 @@ def verify() -> None:
         "audit.verify",
         kind="audit",
         object_id=verdict.number,
-        reason="broken" if verdict.faults else "in order",
+        reason=verification.BROKEN if verdict.faults else verification.IN_ORDER,
         detail=verification.told(verdict),
     )

@@ -7,15 +7,18 @@ the outside) everything it leads to can be, and a row that was altered and hashe
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from django.db import connection
 from django.db.models import Max, Min
 
 from visa.audit import canonical
 from visa.audit.models import AuditEvent, AuditHead, AuditSeal, AuditText
 from visa.audit.sealing import WINDOW, facts, unsealed
 
+#: the reason of a look at the whole chain that found nothing; of any other, `BROKEN`
+IN_ORDER, BROKEN = "in order", "broken"
 #: rows read at once
 BATCH = 2000
 
@@ -47,6 +50,18 @@ class Verdict:
     @property
     def first(self) -> Fault | None:
         return self.faults[0] if self.faults else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How the trail stands: `recent` is yesterday's and today's chain, `seen` the last look at all of it."""
+
+    recent: Verdict
+    sealed_at: datetime | None
+    #: for how long the oldest row has waited for its seal
+    waiting: timedelta
+    seen_at: datetime | None
+    seen_in_order: bool
 
 
 class NoSuchHeads(Exception):
@@ -218,6 +233,23 @@ def _backwards(top: int, bottom: int) -> Iterator[list[AuditSeal]]:
     while seals := list(AuditSeal.objects.filter(number__lt=below, number__gte=bottom).order_by("-number")[:BATCH]):
         yield seals
         below = seals[-1].number
+
+
+def standing() -> Standing:
+    """What `manage.py doctor` tells. Raises nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        (now,) = cursor.fetchone()
+    oldest = unsealed().aggregate(at=Min("at"))["at"]
+    last = AuditSeal.objects.order_by("-number").first()
+    seen = AuditEvent.objects.filter(kind="audit", action="audit.verify").order_by("-id").first()
+    return Standing(
+        recent=verify(since=now.astimezone(UTC).date() - timedelta(days=1)),
+        sealed_at=last.sealed_at if last else None,
+        waiting=now - oldest if oldest else timedelta(0),
+        seen_at=seen.at if seen else None,
+        seen_in_order=seen is not None and seen.reason == IN_ORDER,
+    )
 
 
 def told(verdict: Verdict) -> dict[str, Any]:
