@@ -6,6 +6,8 @@ it is killed or somebody opens the second for writing. System check `instances.E
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,25 +36,33 @@ ALL: Final = (
     QUOTA_BEFORE_RELEASE,
 )
 
-_directory: Path | None = None
+#: what passing a point does; nothing, but in tests
+_passing: Callable[[str], None] | None = None
 
 
 def arm(directory: str) -> None:
     """Lets tests stop this process from now on; an empty text means never, which is how a process begins."""
-    global _directory
-    _directory = Path(directory) if directory else None
+    told(partial(_stand, Path(directory)) if directory else None)
+
+
+def told(passing: Callable[[str], None] | None) -> None:
+    """Calls this with the name of each point that is passed, for tests that die within their own process."""
+    global _passing
+    _passing = passing
 
 
 def checkpoint(point: str) -> None:
     """Passes a point. Stands there where a test has made its pipes."""
-    if _directory is None:
-        return
-    arrived, go = _directory / point, _directory / f"{point}.go"
+    if _passing is not None:
+        _passing(point)
+
+
+def _stand(directory: Path, point: str) -> None:
     try:
-        # Each open waits for the other side: nothing here polls.
-        with arrived.open("w") as pipe:
+        # Each open waits for the other side, and neither makes what is not there: nothing here polls.
+        with open(os.open(directory / point, os.O_WRONLY), "w") as pipe:  # noqa: PTH123 - a descriptor
             pipe.write(f"{os.getpid()}\n")
-        with go.open() as pipe:
+        with (directory / f"{point}.go").open() as pipe:
             pipe.read()
     except FileNotFoundError:
         return

@@ -53,6 +53,7 @@ def test_a_process_goes_on_when_it_is_let_go(pipes: Path) -> None:
 def test_where_nothing_was_asked_nobody_stands(tmp_path: Path) -> None:
     with passing(tmp_path) as process:
         assert process.communicate(timeout=30)[0] == "on\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_point_has_a_name_of_its_own() -> None:
