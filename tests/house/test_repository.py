@@ -170,4 +170,4 @@ def test_every_template_that_is_named_is_there() -> None:
 def test_templates_stand_in_their_apps_folder() -> None:
     folders = {path.name for path in TEMPLATES.iterdir() if path.is_dir()}
 
-    assert folders <= {"accounts", "quotas", "experiments", "instances", "admin", "mail"}
+    assert folders <= {"accounts", "audit", "quotas", "experiments", "instances", "admin", "mail"}
