@@ -302,10 +302,6 @@ def _sweeps() -> str:
     return settings.SITE.url + reverse("instances:reconciliation")
 
 
-def _sweeps() -> str:
-    return settings.SITE.url + reverse("instances:reconciliation")
-
-
 def _site() -> str:
     return settings.SITE.url + reverse("home")
 
