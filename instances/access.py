@@ -7,15 +7,17 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from django.db.models import Prefetch, QuerySet, Subquery
+from django.db.models import Count, Prefetch, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from instances import pacing
+from instances.faults import Fault, faults_of, step_of
 from instances.lifecycle import PERMISSIONS, Holder, Permission, Seen, State, Wanted, may
 from instances.models import Connection, Instance, InstanceEvent, ServiceState, Watch
 from instances.pace import pace
+from instances.reports import Step
 from visa.accounts.claims import Role
 from visa.accounts.models import User
 from visa.errors import NotAllowed, NotFound
@@ -24,6 +26,8 @@ from visa.errors import NotAllowed, NotFound
 HISTORY = 50
 #: how many lines of a machine's story are told
 STORY_LINES = 60
+#: machines on one page of the list of all
+ROLL_PAGE = 50
 
 
 class NoSuchMachine(NotFound):
@@ -34,12 +38,14 @@ class NoSuchMachine(NotFound):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressStep:
-    """One step of a start: `done_at` is when it was over, `current` is where the machine is now."""
+    """One step of a start: `done_at` is when it was over, `current` is where the machine is now, `fault` what the machine
+    says is the matter with it."""
 
     key: str
     words: str
     done_at: datetime | None
     current: bool
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,8 @@ class InstanceView:
     #: since when the cloud does not answer, and since when its own desktop does not
     cloud_away_since: datetime | None = None
     silent_since: datetime | None = None
+    #: what the machine says is missing in it, while its desktop answers
+    faults: tuple[Fault, ...] = ()
     progress: tuple[ProgressStep, ...] = ()
     usual_seconds: int | None = None
     events: tuple[EventView, ...] = field(default=(), repr=False)
@@ -133,9 +141,16 @@ def holder_of(person: User, instance: Instance) -> Holder:
         return Holder.NOBODY
     if instance.owner_id == person.id:
         return Holder.OWNER
-    if person.has_role(Role.SUPPORT) or person.has_role(Role.ADMINISTRATOR):
+    if person.has_role(Role.ADMINISTRATOR):
+        return Holder.ADMINISTRATOR
+    if person.has_role(Role.SUPPORT):
         return Holder.SUPPORT
     return Holder.NOBODY
+
+
+def looks_after_all(person: User) -> bool:
+    """Whether the machines of this site are this person's to look after."""
+    return person.is_active and (person.has_role(Role.SUPPORT) or person.has_role(Role.ADMINISTRATOR))
 
 
 def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission.SEE) -> InstanceView:
@@ -173,6 +188,44 @@ def instances_visible_to(person: User) -> list[InstanceView]:
     return [_view(row, holder_of(person, row), sky, events=tuple(reversed(row.story))) for row in rows]  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Roll:
+    """Machines of the whole site, newest first. `after` begins the next page, None at the end.
+
+    `counts` says how many there are in each state, with the same words for people.
+    """
+
+    machines: tuple[InstanceView, ...]
+    after: UUID | None
+    counts: tuple[tuple[State, str, int], ...]
+
+
+def roll_for(person: User, *, state: State | None = None, owner: str = "", after: UUID | None = None) -> Roll:
+    """One page of all machines, for those who look after them: in `state`, of people whose name holds `owner`.
+
+    A constant number of queries, however many machines there are. Raises NotAllowed.
+    """
+    if not looks_after_all(person):
+        raise NotAllowed(
+            _("Only support and administrators of this site see the machines of all."),
+            way_out=_("Your own machines are on the home page."),
+        )
+    named = _rows().filter(owner__name__icontains=owner) if owner else _rows()
+    counted = dict(named.order_by().values_list("state").annotate(Count("id")))
+    rows = named.filter(state=state) if state else named
+    if after is not None:
+        last = Instance.objects.filter(id=after).values("created_at")[:1]
+        rows = rows.filter(Q(created_at__lt=Subquery(last)) | Q(created_at=Subquery(last), id__lt=after))
+    page = list(rows.order_by("-created_at", "-id")[: ROLL_PAGE + 1])
+    shown = page[:ROLL_PAGE]
+    sky = _sky(shown)
+    return Roll(
+        machines=tuple(_view(row, holder_of(person, row), sky) for row in shown),
+        after=shown[-1].id if len(page) > ROLL_PAGE else None,
+        counts=tuple((one, _(_STATE_WORDS[one]), counted[one]) for one in State if one in counted),
+    )
+
+
 def live_instance_of(person: User, dataset_id: int) -> InstanceView | None:
     """The person's machine for a dataset, where there is one that is not being deleted."""
     row = _rows().filter(owner=person, dataset_id=dataset_id).exclude(wanted=Wanted.DELETED).first()
@@ -194,7 +247,8 @@ def usual_seconds(flavour_id: int, image_id: int) -> int | None:
 def _rows() -> QuerySet[Instance]:
     rows = Instance.objects.filter(deleted_at=None).select_related("owner", "dataset", "flavour", "image")
     # The database's clock: sights are written by it, and a web server's own may be minutes off.
-    return rows.annotate(now=Now(), watched_at=Subquery(Watch.objects.values("changes_at")[:1]))
+    rows = rows.annotate(now=Now(), watched_at=Subquery(Watch.objects.values("changes_at")[:1]))
+    return rows.prefetch_related("reports")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,12 +339,15 @@ _WAYS_OUT: dict[str, str] = {
     "desktop_silent": gettext_noop("Wait a little, or restart it. Its files are kept."),
 }
 
-#: the steps of a start, in their order, with the sight that ends each
-_STEPS: tuple[tuple[str, str, frozenset[str]], ...] = (
-    ("accepted", gettext_noop("Your place is reserved"), frozenset({"wanted.running", "wanted.reboot"})),
-    ("building", gettext_noop("The cloud makes your machine"), frozenset({"seen.booting", "seen.ready"})),
-    ("booting", gettext_noop("The machine boots and mounts your data"), frozenset({"seen.ready"})),
-    ("desktop", gettext_noop("The desktop answers"), frozenset({"seen.ready"})),
+_READY = frozenset({"seen.ready"})
+#: the steps of a start, in their order, with the sight that ends each, and the machine's own reports that end it earlier
+_STEPS: tuple[tuple[str, str, frozenset[str], frozenset[Step]], ...] = (
+    ("accepted", gettext_noop("Your place is reserved"), frozenset({"wanted.running", "wanted.reboot"}), frozenset()),
+    ("building", gettext_noop("The cloud makes your machine"), _READY | {"seen.booting"}, frozenset({Step.BOOTED})),
+    ("booting", gettext_noop("The machine boots"), _READY, frozenset({Step.BOOTED})),
+    ("network", gettext_noop("The machine reaches this platform"), _READY, frozenset({Step.NETWORK})),
+    ("data", gettext_noop("Data and software are mounted"), _READY, frozenset({Step.MOUNTS, Step.SOFTWARE})),
+    ("desktop", gettext_noop("The desktop answers"), _READY, frozenset({Step.DESKTOP})),
 )
 
 
@@ -301,11 +358,14 @@ def _progress(instance: Instance, events: Iterable[InstanceEvent]) -> tuple[Prog
     since = since[asked[-1] :] if asked else since
     steps: list[ProgressStep] = []
     current_taken = False
-    for key, words, over in _STEPS:
-        done_at = next((event.at for event in since if event.kind in over), None)
-        current = done_at is None and not current_taken
+    reports = list(instance.reports.all()) if since else []
+    for key, words, over, said in _STEPS:
+        told_at, fault = step_of(reports, said, since[0].at) if reports else (None, "")
+        done_at = next((event.at for event in since if event.kind in over), None) or told_at
+        # What is missing holds up nothing: the next step is under way.
+        current = done_at is None and not fault and not current_taken
         current_taken = current_taken or current
-        steps.append(ProgressStep(key=key, words=_(words), done_at=done_at, current=current))
+        steps.append(ProgressStep(key=key, words=_(words), done_at=done_at, current=current, fault=fault))
     return tuple(steps)
 
 
@@ -336,13 +396,15 @@ def _view(
         and (instance.seen != Seen.READY or instance.reboot_wanted_at is not None)
     )
     asked_at = instance.reboot_wanted_at or instance.wanted_at
+    faults = faults_of(instance.reports.all()) if known in {State.ACTIVE, State.REBOOTING} and not starting else ()
     size = instance.specification["size"]
     return InstanceView(
         id=instance.id,
         name=instance.name,
         state=state,
-        state_words=_(_STATE_WORDS[state]),
+        state_words=_("Ready, but not all of it") if faults and state is State.ACTIVE else _(_STATE_WORDS[state]),
         known_state=known,
+        faults=faults,
         place=sky.places.get(instance.id),
         cloud_away_since=away,
         silent_since=instance.silent_since,

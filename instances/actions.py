@@ -202,9 +202,19 @@ def stop(instance_id: UUID, *, by: User) -> InstanceView:
     return _wish(instance_id, Wanted.STOPPED, by=by, to=Permission.OPERATE)
 
 
-def delete(instance_id: UUID, *, by: User) -> InstanceView:
-    """Wants a machine gone for ever, with what is on its disk. Raises NoSuchMachine, NotAllowed."""
-    return _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE)
+def delete(instance_id: UUID, *, by: User, why: str = "") -> InstanceView:
+    """Wants a machine gone for ever, with what is on its disk. Whoever deletes another's says why; its owner reads it.
+
+    Raises NoSuchMachine, NotAllowed, Invalid.
+    """
+    why = one_line(why)
+    if not why and not access.instance_for(by, instance_id, to=Permission.DELETE).is_owner:
+        raise Invalid(
+            _("Say why you delete a machine of somebody else."),
+            way_out=_("Its owner and the audit trail are told in your words."),
+            field="reason",
+        )
+    return _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE, why=why)
 
 
 def reboot(instance_id: UUID, *, by: User) -> InstanceView:
@@ -232,7 +242,7 @@ def desktop_ticket(instance_id: UUID, *, by: User, session_key: str) -> grants.T
     return grants.issue(instance_id, by, session_key=session_key)
 
 
-def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> InstanceView:
+def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission, why: str = "") -> InstanceView:
     """The machine as it is with the wish written, read before any worker can act on it."""
     view = access.instance_for(by, instance_id, to=to)
     final = {State.GONE, State.DELETING} if wanted is Wanted.RUNNING else {State.GONE, State.DELETING, State.ERROR}
@@ -242,7 +252,7 @@ def _wish(instance_id: UUID, wanted: Wanted, *, by: User, to: Permission) -> Ins
             way_out=view.way_out or _("Its page shows what you can do now."),
         )
     with transaction.atomic():
-        if transitions.wish(instance_id, wanted, by=by):
+        if transitions.wish(instance_id, wanted, by=by, why=why):
             if wanted is Wanted.RUNNING:
                 _hold_again(instance_id)
             else:

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from django.db import transaction
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
@@ -90,9 +90,14 @@ class InstanceView(APIView):
     def get(self, request: Request, instance_id: UUID) -> Response:
         return Response(InstanceSerializer(access.instance_for(_person(request), instance_id)).data)
 
-    @extend_schema(operation_id="instances_delete", responses=answers({202: InstanceSerializer}, 404))
+    @extend_schema(
+        operation_id="instances_delete",
+        parameters=[OpenApiParameter("reason", str, description="Asked of an administrator who deletes another's.")],
+        responses=answers({202: InstanceSerializer}, 400, 404),
+    )
     def delete(self, request: Request, instance_id: UUID) -> Response:
-        return _accepted(actions.delete(instance_id, by=_person(request)))
+        why = request.query_params.get("reason", "")
+        return _accepted(actions.delete(instance_id, by=_person(request), why=why))
 
 
 _ORDER = answers({202: InstanceSerializer}, 404, 409)

@@ -1,10 +1,14 @@
 """What forms and links may ask for. Only names this site made; anything else is an error that says what it is."""
 
+from dataclasses import dataclass
+from uuid import UUID
+
 from django import forms
 from django.http import QueryDict
 from django.utils.translation import gettext as _
 
 from instances.actions import Launch
+from instances.lifecycle import State
 from visa.errors import Invalid
 
 
@@ -14,6 +18,38 @@ class LaunchForm(forms.Form):
     flavour = forms.SlugField(max_length=40, required=False)
     image = forms.SlugField(max_length=40, required=False)
     key = forms.CharField(max_length=64, required=False)
+
+
+class DeleteForm(forms.Form):
+    """Why, where the machine is somebody else's."""
+
+    reason = forms.CharField(max_length=120, required=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollWish:
+    """Which machines of the site to list: in `state`, of people whose name holds `owner`, from behind `after` on."""
+
+    state: State | None = None
+    owner: str = ""
+    after: UUID | None = None
+
+
+class RollForm(forms.Form):
+    """The list's filters, as its links and its form write them."""
+
+    state = forms.TypedChoiceField(
+        choices=[(one, one) for one in State], coerce=State, empty_value=None, required=False
+    )
+    owner = forms.CharField(max_length=100, required=False)
+    after = forms.UUIDField(required=False)
+
+
+def roll_wish(data: QueryDict) -> RollWish:
+    """The wish in an address. What cannot be read there counts as not said."""
+    form = RollForm(data)
+    form.is_valid()
+    return RollWish(**{name: value for name, value in form.cleaned_data.items() if value})
 
 
 def only(data: QueryDict, allowed: frozenset[str]) -> None:

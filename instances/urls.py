@@ -11,7 +11,7 @@ from instances import api
 from instances import guest as machines_door
 from instances.consumers import InstanceFeedConsumer
 from instances.desktop.endpoint import desktop
-from instances.views import data, guide, home, language, machine, reconciliation, style
+from instances.views import data, guide, home, language, machine, reconciliation, roll, style
 
 app_name = "instances"
 
@@ -30,6 +30,7 @@ urlpatterns = [
     path("launch/<path:doi>", data.launch, name="dataset-launch"),
     path("search/", data.search, name="dataset-search"),
     path("experiments/", data.experiments, name="experiment-list"),
+    path("machines/all/", roll.roll, name="instance-list"),
     path("machines/reconciliation/", reconciliation.show, name="reconciliation"),
     path("machines/reconciliation/<int:hold_id>/release/", reconciliation.release, name="reconciliation-release"),
     path("machines/<uuid:instance_id>/", machine.detail, name="instance-detail"),

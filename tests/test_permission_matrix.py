@@ -65,6 +65,7 @@ POSTER = """
 /launch/<path:doi>                                 POST   unknown | 302 404 404 404 404 404
 /experiments/                                      GET    -       | 302 200 200 200 200 200
 
+/machines/all/                                     GET    -       | 302 403 403 403 200 200
 /machines/reconciliation/                          GET    -       | 302 403 403 403 200 200
 /machines/reconciliation/<int:hold_id>/release/    GET    -       | 302 403 403 403 302 302
 /machines/reconciliation/<int:hold_id>/release/    POST   -       | 302 404 404 404 403 302
@@ -103,11 +104,11 @@ POSTER = """
 /machines/<uuid:instance_id>/reboot/               POST   deleted | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/reboot/               POST   none    | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/delete/               GET    own     | 302 200 200 200 200 200
-/machines/<uuid:instance_id>/delete/               GET    other   | 302 404 404 404 403 403
+/machines/<uuid:instance_id>/delete/               GET    other   | 302 404 404 404 403 200
 /machines/<uuid:instance_id>/delete/               GET    deleted | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/delete/               GET    none    | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/delete/               POST   own     | 302 302 302 302 302 302
-/machines/<uuid:instance_id>/delete/               POST   other   | 302 404 404 404 403 403
+/machines/<uuid:instance_id>/delete/               POST   other   | 302 404 404 404 403 400
 /machines/<uuid:instance_id>/delete/               POST   deleted | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/delete/               POST   none    | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/desktop/              GET    own     | 302 200 200 200 200 200
@@ -135,7 +136,7 @@ POSTER = """
 /api/v1/instances/<uuid:instance_id>/              GET    deleted | 401 404 404 404 404 404
 /api/v1/instances/<uuid:instance_id>/              GET    none    | 401 404 404 404 404 404
 /api/v1/instances/<uuid:instance_id>/              DELETE own     | 401 202 202 202 202 202
-/api/v1/instances/<uuid:instance_id>/              DELETE other   | 401 404 404 404 403 403
+/api/v1/instances/<uuid:instance_id>/              DELETE other   | 401 404 404 404 403 400
 /api/v1/instances/<uuid:instance_id>/              DELETE deleted | 401 404 404 404 404 404
 /api/v1/instances/<uuid:instance_id>/              DELETE none    | 401 404 404 404 404 404
 /api/v1/instances/<uuid:instance_id>/start/        POST   own     | 401 202 202 202 202 202

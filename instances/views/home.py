@@ -22,6 +22,7 @@ def home(request: HttpRequest) -> HttpResponse:
             # One primary action a page: with a single machine it is that machine's.
             "lone": len(machines) == 1 and machines[0].can_connect,
             "any_busy": any(one.busy for one in machines),
+            "looks_after_all": access.looks_after_all(person),
             "bars": bars(actions.offer(person).standing),
         },
     )

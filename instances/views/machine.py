@@ -10,10 +10,12 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from instances import access, actions
+from instances.forms import DeleteForm
 from instances.lifecycle import Permission
 from instances.views.frame import person_of, personal
 from instances.views.shown import Machine
 from visa.accounts.models import User
+from visa.errors import Invalid
 
 
 @personal("GET")
@@ -55,14 +57,20 @@ reboot = _verb(actions.reboot)
 
 @personal("GET", "POST")
 def delete(request: HttpRequest, instance_id: UUID) -> HttpResponse:
-    """Asks first, and says what is lost."""
+    """Asks first, says what is lost, and of whom; whoever deletes another's says why."""
     person = person_of(request)
     machine = _deletable(person, instance_id)
-    if request.method == "POST":
-        actions.delete(instance_id, by=person)
-        messages.success(request, _("“%(name)s” is being deleted.") % {"name": machine.name})
-        return redirect("home")
-    return render(request, "instances/instance_delete.html", {"machine": machine})
+    form = DeleteForm(request.POST) if request.method == "POST" else DeleteForm()
+    if request.method == "POST" and form.is_valid():
+        try:
+            actions.delete(instance_id, by=person, why=form.cleaned_data["reason"])
+        except Invalid as fault:
+            form.add_error("reason", fault.message)
+        else:
+            messages.success(request, _("“%(name)s” is being deleted.") % {"name": machine.name})
+            return redirect("home" if machine.is_owner else "instances:instance-list")
+    status = 400 if form.errors else 200
+    return render(request, "instances/instance_delete.html", {"machine": machine, "form": form}, status=status)
 
 
 def _deletable(person: User, instance_id: UUID) -> Machine:

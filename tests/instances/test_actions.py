@@ -17,6 +17,7 @@ from quotas.allowances import QuotaExceeded
 from quotas.models import Allowance, Flavour, Limit, Reservation
 from tests import factories
 from visa.accounts.models import User
+from visa.audit.models import AuditEvent, AuditText
 from visa.errors import Conflict, Invalid, NotAllowed
 
 pytestmark = pytest.mark.django_db
@@ -153,6 +154,29 @@ def test_support_sees_and_operates_and_neither_enters_nor_deletes(owner: User, s
         actions.delete(launched.instance_id, by=support)
     with pytest.raises(NotAllowed):
         access.instance_for(support, launched.instance_id, to=Permission.CONNECT)
+
+
+def test_an_administrator_deletes_anothers_machine_and_says_why(
+    owner: User, administrator: User, dataset: Dataset
+) -> None:
+    machine = actions.launch(Launch(doi=dataset.minted), by=owner).instance_id
+
+    for why in ("", " \n "):
+        with pytest.raises(Invalid, match="Say why"):
+            actions.delete(machine, by=administrator, why=why)
+    with pytest.raises(NotAllowed):
+        access.instance_for(administrator, machine, to=Permission.CONNECT)
+    assert access.instance_for(owner, machine).state is not State.DELETING
+
+    actions.delete(machine, by=administrator, why="Left behind\x1b[31m since March")
+
+    view = access.instance_for(owner, machine)
+    assert view.state is State.DELETING
+    told = [(event.words, event.by) for event in view.events][-2:]
+    assert told == [("Deletion asked for", administrator.name), ("Left behind [31m since March", administrator.name)]
+    deeds = AuditEvent.objects.filter(object_id=str(machine), actor=str(administrator.public_id))
+    assert list(deeds.order_by("id").values_list("action", flat=True)) == ["instance.wanted.deleted", "instance.reason"]
+    assert AuditText.objects.filter(text__contains="Left behind").exists()
 
 
 def test_what_is_to_be_deleted_stays_so(owner: User, dataset: Dataset) -> None:
