@@ -15,6 +15,9 @@ def test_every_page_can_be_read_by_everybody(visit: Visit, accessible: Accessibl
     if person:
         page.goto("/experiments/")
         accessible(page)
+    if person == "Administrator":
+        page.goto("/audit/")
+        accessible(page)
 
 
 def test_the_first_page_is_light(visit: Visit) -> None:
