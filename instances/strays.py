@@ -241,7 +241,7 @@ def _mismatch(thing: Thing, row: Row | None, servers: set[str], there: set[str])
     if row is not None and row.live:
         named = {Kind.SERVER: row.server_id, Kind.PORT: row.port_id, Kind.VOLUME: None}[thing.kind]
         # A row that names nothing, or something that is not there, may still come to this one.
-        if named is None or named == thing.id or named not in there:
+        if named == thing.id or named not in there:
             return None
         return Mismatch.USED if thing.used_by else Mismatch.SURPLUS
     if thing.used_by:

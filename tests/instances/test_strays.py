@@ -169,7 +169,7 @@ def test_no_sweep_deletes_more_than_one_in_twenty_or_one(strays_there: int, othe
 
 
 def test_those_that_wait_longest_go_first_and_what_hangs_takes_nobodys_place() -> None:
-    hanging, late, early = thing(name="hanging"), thing(name="late"), thing(name="early")
+    hanging, late, early = thing(name="hanging"), thing(name="a-late"), thing(name="b-early")
     sights = {
         **remembered(hanging, sight=seen(90, quarantined=80, verdict=Verdict.SWEPT)),
         **remembered(late, sight=seen(20, quarantined=6, verdict=Verdict.QUARANTINED)),
@@ -178,7 +178,7 @@ def test_those_that_wait_longest_go_first_and_what_hangs_takes_nobodys_place() -
 
     found = strays.assess(books(hanging, late, early), past(sights=sights), RULES, deleting=True)
 
-    assert {one.thing.name for one in found.orders} == {"hanging", "early"}
+    assert {one.thing.name for one in found.orders} == {"hanging", "b-early"}
 
 
 def counts(rows: int = 10, servers: int = 10, ports: int = 10) -> Counts:
