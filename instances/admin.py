@@ -11,11 +11,11 @@ from django.http import HttpRequest
 from typing_extensions import override
 
 from instances.models import AccessGrant, Connection, Image, Instance, InstanceEvent, Sighting, Sweep, SweepHold
-from visa.audit.admin import Audited
+from quotas.admin import KeptInUse
 
 
 @admin.register(Image)
-class ImageAdmin(Audited):
+class ImageAdmin(KeptInUse):
     audit_values = ("slug", "cloud_name", "enabled", "position")
     list_display = ["name", "slug", "cloud_name", "enabled", "position"]
     prepopulated_fields = {"slug": ["name"]}
@@ -61,6 +61,7 @@ class AccessGrantAdmin(_ToLookAt):
 @admin.register(Connection)
 class ConnectionAdmin(_ToLookAt):
     list_display = ["grant", "opened_at", "seen_at", "closed_at", "cause"]
+    list_select_related = ["grant__instance", "grant__person"]
 
 
 @admin.register(Sweep)

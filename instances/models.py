@@ -319,6 +319,10 @@ class InstanceEvent(models.Model):
         ordering: ClassVar[list[str]] = ["at", "id"]
         indexes = [models.Index(fields=["instance", "at"], name="event_instance_at")]
 
+    @override
+    def __str__(self) -> str:
+        return f"{self.kind} {self.at:%Y-%m-%d %H:%M:%S}"
+
 
 class AccessGrant(models.Model):
     """One person's right to one machine's desktop, from one web session. The gateway trusts only this row.
@@ -344,6 +348,10 @@ class AccessGrant(models.Model):
     class Meta:
         indexes = [models.Index(fields=["instance"], condition=Q(revoked_at=None), name="grant_live")]
 
+    @override
+    def __str__(self) -> str:
+        return f"{self.person} → {self.instance}"
+
 
 class DesktopTicket(models.Model):
     """Opens one connection under a grant, once, within `LIFE`. Only the SHA-256 of the ticket is kept."""
@@ -364,3 +372,7 @@ class Connection(models.Model):
     seen_at = models.DateTimeField()
     closed_at = models.DateTimeField(null=True)
     cause = models.CharField(max_length=40, blank=True)
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.grant} {self.opened_at:%Y-%m-%d %H:%M:%S}"
