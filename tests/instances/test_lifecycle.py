@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from instances.lifecycle import DEADLINES, OFF, ON, Seen, State, Step, Wanted, decide, settled, state_of
+from instances.management.commands import draw_lifecycle
 
 YES_NO = (False, True)
 FACTS = ("had_server", "overdue", "reboot", "followed", "was_ready", "discarding", "builds_left", "failed")
@@ -190,3 +191,7 @@ def test_only_a_proven_deletion_is_called_deleted() -> None:
 def test_a_machine_whose_turn_has_not_come_waits() -> None:
     for wanted in (Wanted.RUNNING, Wanted.STOPPED):
         assert state_of(wanted, Seen.ABSENT, failed=False, gone=False, rebooting=False, waiting=True) is State.WAITING
+
+
+def test_the_picture_says_what_the_table_decides() -> None:
+    assert draw_lifecycle.PAGE.read_text(encoding="utf-8") == draw_lifecycle.page(), "run manage.py draw_lifecycle"
