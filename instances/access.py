@@ -38,8 +38,8 @@ class NoSuchMachine(NotFound):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressStep:
-    """One step of a start: `done_at` is when it was over, `current` is where the machine is now, `fault` what the machine
-    says is the matter with it."""
+    """One step of a start: `done_at` is when it was over, `current` is where the machine is now, `fault` what the
+    machine says is the matter with it."""
 
     key: str
     words: str
@@ -340,7 +340,7 @@ _WAYS_OUT: dict[str, str] = {
 }
 
 _READY = frozenset({"seen.ready"})
-#: the steps of a start, in their order, with the sight that ends each, and the machine's own reports that end it earlier
+#: the steps of a start, in their order: the sights that end each, and the machine's own reports that end it earlier
 _STEPS: tuple[tuple[str, str, frozenset[str], frozenset[Step]], ...] = (
     ("accepted", gettext_noop("Your place is reserved"), frozenset({"wanted.running", "wanted.reboot"}), frozenset()),
     ("building", gettext_noop("The cloud makes your machine"), _READY | {"seen.booting"}, frozenset({Step.BOOTED})),

@@ -208,7 +208,6 @@ def hear(instance_id: UUID, said: Iterable[Report], *, heard: str) -> bool:
             for key, report in wanted.items()
             if (old := before.get(key)) is None or (old.ok, old.text, old.heard) != (report.ok, report.text, heard)
         ]
-        now = timezone.now()
         GuestReport.objects.filter(pk__in=stale).delete()
         GuestReport.objects.bulk_create(
             [
@@ -218,7 +217,7 @@ def hear(instance_id: UUID, said: Iterable[Report], *, heard: str) -> bool:
                     ok=report.ok,
                     subject=report.subject,
                     text=report.text,
-                    at=now,
+                    at=Now(),
                     heard=heard,
                 )
                 for report in (list(wanted.values()) if booted else changed)
@@ -245,6 +244,11 @@ def console_is_due(instance: Instance, seen: Seen, now: datetime) -> bool:
         return True
     if not silent or (kept is not None and kept.read_at is not None and now - kept.read_at < LISTEN_AGAIN):
         return False
+    return is_silent(instance)
+
+
+def is_silent(instance: Instance) -> bool:
+    """Whether a machine has said nothing over the network since it is as it is now."""
     heard = GuestReport.objects.filter(instance_id=instance.id, heard="network", at__gte=instance.step_since)
     return not heard.exists()
 

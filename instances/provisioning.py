@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, creating, ending, following, notices, pacing, transitions
+from instances import checkpoints, creating, ending, following, listening, notices, pacing, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Cloud, CloudError, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
@@ -54,6 +54,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
     checkpoint(checkpoints.CLAIMED)
     visit = Visit(cloud=cloud, claim=claim, gate=gate)
     sight = look(visit)
+    listening.listen(visit, sight)
     try:
         outcome = _step(visit, sight)
     except CloudError as error:

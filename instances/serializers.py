@@ -80,6 +80,15 @@ class ProgressStepSerializer(serializers.Serializer[Any]):
     words = serializers.CharField()
     done_at = serializers.DateTimeField(allow_null=True)
     current = serializers.BooleanField()
+    fault = serializers.CharField(allow_blank=True)
+
+
+class FaultSerializer(serializers.Serializer[Any]):
+    """What the machine says is missing in it: `step` is "mounts" (data) or "software", `subject` where it should be."""
+
+    step = serializers.CharField()
+    subject = serializers.CharField()
+    words = serializers.CharField()
 
 
 class EventSerializer(serializers.Serializer[Any]):
@@ -119,6 +128,7 @@ class InstanceSerializer(serializers.Serializer[Any]):
     seconds_so_far = serializers.IntegerField()
     usual_seconds = serializers.IntegerField(allow_null=True)
     mounts = MountSerializer(many=True)
+    faults = FaultSerializer(many=True)
     progress = ProgressStepSerializer(many=True)
     events = EventSerializer(many=True)
 

@@ -85,6 +85,8 @@ class MemoryCloud(Cloud):
         self.desktop = desktop or Desktop(host="127.0.0.1", port=9)  # "discard": nobody answers there
         self.own_network = own_network
         self.holding = False
+        #: what a test says an instance's machine printed on its console
+        self.printed: dict[UUID, str] = {}
         self._offering = offering
         self._machines: dict[str, _Machine] = {}
         self._deleted: list[_Machine] = []
@@ -223,6 +225,7 @@ class MemoryCloud(Cloud):
         with self._lock:
             machine = self._machine(server_id)
             said = [f"{machine.server.name} is {machine.server.status}", "no machine is behind this console"]
+            said += self.printed.get(machine.server.instance_id, "").splitlines()
             return "\n".join(said[-lines:]) + "\n"
 
     @override

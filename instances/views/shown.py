@@ -93,6 +93,11 @@ class Machine(InstanceView):
         return cls(**{one.name: getattr(view, one.name) for one in fields(InstanceView)})
 
     @property
+    def tone(self) -> str:
+        """What its chip is coloured by: its state, or that something is missing in it."""
+        return "partial" if self.faults and self.state is State.ACTIVE else str(self.state)
+
+    @property
     def busy(self) -> bool:
         return self.state in BUSY
 
@@ -139,7 +144,7 @@ class Machine(InstanceView):
             State.UNKNOWN: _("The machine was not seen for a while"),
             State.BUILDING: _("The machine is starting"),
             State.STARTING: _("The machine is starting"),
-            State.ACTIVE: _("The machine is ready"),
+            State.ACTIVE: self._ready_words,
             State.STOPPING: _("The machine is shutting down"),
             State.STOPPED: _("The machine is off; its files are kept"),
             State.REBOOTING: _("The machine is restarting"),
@@ -148,6 +153,12 @@ class Machine(InstanceView):
             State.ERROR: _("A step failed"),
             State.GONE: _("This machine no longer exists"),
         }[self.state]
+
+    @property
+    def _ready_words(self) -> str:
+        if not self.faults:
+            return _("The machine is ready")
+        return _("Desktop ready, but %(fault)s") % {"fault": self.faults[0].words}
 
     @property
     def place_words(self) -> str:

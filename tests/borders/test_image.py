@@ -5,6 +5,7 @@ The door is a stand-in here (tests/door.py); with the whole platform and a real 
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from instances.cloud.protocol import Desktop
 from instances.reports import Report, Step, from_console
 from instances.userdata import Enrolment, Holds, Machine, MountPoint, render
 from tests.door import TOKEN, Door, open_door
-from tests.real_cloud import state, until
+from tests.real_cloud import state
 
 pytestmark = pytest.mark.openstack
 
@@ -73,6 +74,7 @@ def booted(place: Path, door: Door, disk: Path, machine: Machine) -> Iterator[Gu
     command += ["-smp", "1", "-display", "none", "-serial", f"file:{console}", "-monitor", "none", "-no-reboot"]
     command += ["-drive", f"file={disk},if=virtio,format=qcow2", "-drive", f"file={iso},media=cdrom,readonly=on"]
     command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:5901", "-device", "virtio-net-pci,netdev=net"]
+    console.touch()
     with (place / "qemu.log").open("wb") as log:
         running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
@@ -106,7 +108,11 @@ def door() -> Door:
 
 
 def wait(guest: Guest, condition: Callable[[], object], what: str) -> None:
-    until(condition, PATIENCE, f"{what}; the console ends with\n{guest.console.read_text(errors='replace')[-3000:]}")
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        told = guest.console.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < end, f"after {PATIENCE:g} s still not: {what}; the console ends with\n{told}"
+        time.sleep(0.5)
 
 
 def test_the_image_boots_says_what_is_missing_before_its_desktop_and_boots_again_without_asking(

@@ -49,7 +49,14 @@ def test_the_whole_life_of_a_machine(api: Client, dataset: Dataset, cloud: Memor
 
     started = api.get(address).json()
     assert (started["state"], started["name"], started["starting"]) == ("waiting", "By a program", True)
-    assert [step["key"] for step in started["progress"]] == ["accepted", "building", "booting", "desktop"]
+    assert [step["key"] for step in started["progress"]] == [
+        "accepted",
+        "building",
+        "booting",
+        "network",
+        "data",
+        "desktop",
+    ]
     assert api.post(f"{address}tickets/").status_code == 409
 
     machines.settle(cloud, uuid.UUID(started["id"]))

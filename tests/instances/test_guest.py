@@ -13,13 +13,15 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from instances import credentials, guest_reports
+from instances import access, actions, credentials, guest_reports
+from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
+from instances.cloud.protocol import Desktop
 from instances.lifecycle import State
 from instances.models import GuestPass, GuestReport, Image, Instance
 from instances.reports import TEXT, Report, Step
 from quotas.models import Flavour, Limit
-from tests import machines
+from tests import factories, machines
 from visa.accounts.models import User
 from visa.audit.models import AuditEvent
 
@@ -306,3 +308,72 @@ def test_saying_the_same_again_writes_and_announces_nothing(
 
     assert guest_reports.hear(machine.id, said, heard="network")
     assert not guest_reports.hear(machine.id, said, heard="network")
+
+
+def test_a_machine_whose_data_is_missing_is_never_shown_as_ready(
+    machine: Instance, token: str, owner: User, browse_as: Any
+) -> None:
+    reporting = reporter_of(machine, token)
+    browser = browse_as(owner)
+    assert "The machine is ready" in browser.get(f"/machines/{machine.id}/").content.decode()
+
+    away = {"step": "mounts", "subject": "/data/a<b>", "text": "the server did not answer"}
+    say(machine, reporting, ok=False, **away)
+
+    page = browser.get(f"/machines/{machine.id}/").content.decode()
+    assert "Desktop ready, but /data/a&lt;b&gt; is not mounted: the server did not answer" in page
+    assert "The machine is ready" not in page
+    assert "tone-good" not in page
+    home = browser.get("/").content.decode()
+    assert "/data/a&lt;b&gt; is not mounted" in home
+    told = browser.get(f"/api/v1/instances/{machine.id}/").json()
+    assert told["state_words"] == "Ready, but not all of it"
+    assert [(one["step"], one["subject"]) for one in told["faults"]] == [("mounts", "/data/a<b>")]
+
+    say(machine, reporting, ok=True, step="mounts", subject="/data/a<b>")
+    assert "The machine is ready" in browser.get(f"/machines/{machine.id}/").content.decode()
+
+
+def test_the_steps_of_a_start_are_the_machines_own_when_it_tells_them(
+    owner: User, flavour: Flavour, image: Image, limit: Limit
+) -> None:
+    cloud = machines.memory_cloud(Desktop(host="127.0.0.1", port=9))  # nobody answers there: it boots
+    launched = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner)
+    machine = machines.settle(cloud, launched.instance_id, steps=4)
+    reporting = reporter_of(machine, issued(machine))
+
+    def steps() -> dict[str, tuple[bool, bool, str]]:
+        view = access.instance_for(owner, machine.id)
+        return {one.key: (one.done_at is not None, one.current, one.fault) for one in view.progress}
+
+    assert steps()["booting"] == (False, True, "")
+    say(machine, reporting, step="booted", ok=True)
+    assert steps()["booting"] == (True, False, "")
+    assert steps()["network"] == (False, True, "")
+    say(machine, reporting, step="network", ok=True, subject="https://visa")
+    say(machine, reporting, step="mounts", ok=False, subject="/data/a", text="the server denies access")
+    assert steps()["data"] == (False, False, "/data/a is not mounted: the server denies access")
+    assert steps()["desktop"] == (False, True, "")
+
+
+def test_a_silent_machine_is_heard_on_its_console(owner: User, flavour: Flavour, image: Image, limit: Limit) -> None:
+    cloud = machines.memory_cloud(Desktop(host="127.0.0.1", port=9))
+    launched = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner)
+    machine = machines.settle(cloud, launched.instance_id, steps=4)
+    cloud.printed[machine.id] = "\n".join(
+        f"visa-report: {json.dumps(one)}"
+        for one in (
+            {"step": "booted", "ok": True},
+            {"step": "network", "ok": False, "subject": "https://visa", "text": "its name is not known"},
+        )
+    )
+
+    machines.settle(cloud, machine.id, steps=1)
+    assert said_of(machine) == set()
+
+    Instance.objects.filter(id=machine.id).update(step_since=timezone.now() - 2 * guest_reports.SILENCE)
+    machines.settle(cloud, machine.id, steps=1)
+
+    view = access.instance_for(owner, machine.id)
+    (network,) = [one for one in view.progress if one.key == "network"]
+    assert network.fault == "the machine does not reach https://visa: its name is not known"

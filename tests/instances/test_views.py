@@ -100,7 +100,7 @@ def test_home_costs_the_same_for_one_machine_and_for_five_hundred(browse_as: Bro
 
     machines.make_many(Instance.objects.get(), 500)
 
-    assert queries(client, "/") == few <= 11
+    assert queries(client, "/") == few <= 12
 
 
 def test_lists_of_data_cost_the_same_for_few_and_for_many(browse_as: Browse, owner: User, dataset: Dataset) -> None:
@@ -113,6 +113,21 @@ def test_lists_of_data_cost_the_same_for_few_and_for_many(browse_as: Browse, own
 
     assert queries(client, "/search/") == search
     assert queries(client, "/experiments/") == experiments
+
+
+def test_a_list_offers_no_machine_for_data_that_were_withdrawn(browse_as: Browse, owner: User) -> None:
+    experiment = factories.make_experiment(team=[owner])
+    kept = factories.make_dataset(experiment=experiment, title="Kept")
+    gone = factories.make_dataset(experiment=experiment, title="Taken back")
+    gone.withdrawn = ["2021-01-01"]
+    gone.save()
+
+    page = browse_as(owner).get("/experiments/").content.decode()
+
+    assert f'href="/launch/{kept.minted}"' in page
+    assert "Taken back" in page
+    assert "Withdrawn" in page
+    assert f'href="/launch/{gone.minted}"' not in page
 
 
 def test_launch_page_costs_the_same_for_any_number_of_sizes(browse_as: Browse, owner: User, dataset: Dataset) -> None:
