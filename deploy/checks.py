@@ -113,10 +113,14 @@ def run_tests(words: str, options: Sequence[str], count: Count, more: Mapping[st
     count.line(words, time.monotonic() - began, passed=passed, failed=failed)
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="deploy/test", description="Sets up and runs everything that is checked.")
     parser.add_argument("--openstack", action="store_true", help="the tests that need a real OpenStack, and only those")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
     LOGS.mkdir(parents=True, exist_ok=True)
     count = Count()
     if asked.openstack:

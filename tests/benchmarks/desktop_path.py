@@ -253,16 +253,15 @@ def measure(port: int, pid: int, path: str, *, seconds: float, keys: int) -> Fig
     rate = client.throughput(seconds)
     worked = worked_by(pid) - worked
     client.close()
-    time.sleep(0.5)
+    time.sleep(0.5)  # what the last client left is freed, and must not count as the viewers' growth
     before = memory(pid)
     viewers = [Client(port, path) for _ in range(STALLED)]
     for viewer in viewers:
         viewer.send(FLOOD)
-    time.sleep(3)
+    time.sleep(3)  # as long as a flood may grow: the figure is what stands after it, with back-pressure or without
     grown = (memory(pid) - before) / STALLED
     for viewer in viewers:
         viewer.close()
-    time.sleep(0.5)
     return Figures(
         throughput=rate / 1e6,
         work=worked / (rate * seconds) * 1e8 * 1000,
@@ -289,7 +288,7 @@ def running(facts: dict[str, Any]) -> Iterator[tuple[int, int]]:
             while time.monotonic() < end:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", needed), 1):
                     break
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two tries to connect
         yield port, relays.pid
     finally:
         for process in (relays, machine):

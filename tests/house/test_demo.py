@@ -66,12 +66,13 @@ def test_wrong_words_end_with_a_sentence(words: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "code"), [("--help", 0), ("--prot", 2)])
-def test_words_are_read_before_anything_is_set_up(tmp_path: Path, words: str, code: int) -> None:
+@pytest.mark.parametrize("program", ["demo", "test"])
+def test_words_are_read_before_anything_is_set_up(tmp_path: Path, program: str, words: str, code: int) -> None:
     leave = shutil.ignore_patterns("node_modules", "__pycache__")
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=leave)
-    done = subprocess.run([tmp_path / "deploy" / "demo", words], capture_output=True, text=True, check=False)
+    done = subprocess.run([tmp_path / "deploy" / program, words], capture_output=True, text=True, check=False)
 
-    assert (done.returncode, "usage: deploy/demo" in done.stdout + done.stderr) == (code, True)
+    assert (done.returncode, f"usage: deploy/{program}" in done.stdout + done.stderr) == (code, True)
     assert not (tmp_path / ".visa").exists()
 
 
