@@ -89,6 +89,9 @@ def accessible() -> Accessible:
     """Looks at the page as it stands."""
 
     def look(page: Page) -> None:
+        # a click's way may still be under way, and between two pages there is nothing to look at
+        expect(page.locator("body h1").first).to_be_attached()
+        page.wait_for_load_state()
         page.evaluate(AXE.read_text(encoding="utf-8"))
         for scheme, rules in LOOKS:
             page.emulate_media(color_scheme=scheme)

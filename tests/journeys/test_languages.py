@@ -38,6 +38,9 @@ def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     expect(page.get_by_role("button", name=sign_out)).to_be_visible()
 
     def look() -> None:
+        # a click's way may still be under way, and between two pages there is nothing to look at
+        expect(page.locator("body h1").first).to_be_attached()
+        page.wait_for_load_state()
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert (page.url, wide) == (page.url, 0)
         speaks_no_english(page)
@@ -52,7 +55,7 @@ def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     page.goto(f"/launch/{OPEN}")
     look()
     page.get_by_role("button", name=start).click()
-    expect(page).to_have_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
+    page.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
     look()
     expect(page.get_by_role("link", name=open_desktop)).to_be_visible(timeout=PATIENCE)
     look()
@@ -60,11 +63,14 @@ def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     expect(page.locator("#veil")).to_be_hidden(timeout=PATIENCE)
     look()
     page.get_by_role("link", name=leave).click()
+    page.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
     page.goto("/")
     look()
 
     page.go_back()
+    page.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
     page.get_by_role("link", name=remove).click()
+    page.wait_for_url("**/delete/")
     look()
     page.get_by_role("button", name=for_good).click()
     expect(page.locator("#machines li")).to_have_count(0, timeout=PATIENCE)
