@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from typing_extensions import override
 
@@ -58,11 +59,28 @@ class Rule:
     status: int = 500
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b"{}"
+    #: strikes each so manieth of the requests that match
+    each: int = 1
     hits: int = field(default=0, init=False)
+    met: int = field(default=0, init=False)
 
     def matches(self, method: str, path: str) -> bool:
         spent = self.count is not None and self.hits >= self.count
-        return not spent and self.method in {"", method} and re.search(self.path, path) is not None
+        if spent or self.method not in {"", method} or re.search(self.path, path) is None:
+            return False
+        self.met += 1
+        return self.met % self.each == 0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed takes no answer: that is its trouble and not the wire's."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Wire:
@@ -83,8 +101,7 @@ class Wire:
         self._listen(("127.0.0.1", 0))
 
     def _listen(self, address: tuple[str, int]) -> None:
-        self._server = ThreadingHTTPServer(address, self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(address, self._handler())
         self._address = ("127.0.0.1", self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
@@ -108,9 +125,10 @@ class Wire:
         status: int = 500,
         headers: tuple[tuple[str, str], ...] = (),
         body: bytes = b"{}",
+        each: int = 1,
     ) -> Rule:
         """Adds a rule: `path` is a regular expression, searched for in path and query."""
-        rule = Rule(fault, method, path, count, seconds, status, headers, body)
+        rule = Rule(fault, method, path, count, seconds, status, headers, body, each)
         with self._lock:
             self._rules.append(rule)
         return rule
