@@ -13,7 +13,11 @@ Happening = Callable[["Ground"], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One line of the matrix. `within` is in seconds at the usual pace: what scales with it, beside a launch's time."""
+    """One line of the matrix.
+
+    `within` is in seconds at the usual pace, and scales with it; two launches' time and two ticks of the timetable come
+    on top, which do not.
+    """
 
     id: str
     words: str
@@ -22,6 +26,8 @@ class Fault:
 
 
 TABLE: dict[str, Fault] = {}
+#: two ticks of the timetable, in seconds: they do not scale
+TICKS = 10.0
 
 
 def fault(name: str, words: str, *, within: float) -> Callable[[Happening], Happening]:
@@ -48,7 +54,7 @@ class Ground:
     @property
     def allowed(self) -> float:
         """Seconds until all must be well: the table's time at this pace, and two launches of this cloud."""
-        return self.fault.within * self.site.scale + 2 * self.usual
+        return self.fault.within * self.site.scale + 2 * self.usual + TICKS
 
     def launch(self, **how: Any) -> Any:
         made = self.site.launch(**how)
@@ -66,9 +72,9 @@ class Ground:
 
         actions.delete(instance_id, by=self.site.row(instance_id).owner)
 
-    def sound(self) -> float:
-        """Waits until every invariant holds, not longer than this fault may take."""
-        return self.site.sound(self.accepted, seconds=self.allowed)
+    def sound(self, *, more: float = 0.0) -> float:
+        """Waits until every invariant holds, not longer than this fault may take (and `more` seconds)."""
+        return self.site.sound(self.accepted, seconds=self.allowed + more)
 
     def creates(self, instance_id: Any) -> int:
         """How many attempts a machine's row has counted."""
