@@ -79,7 +79,8 @@ def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: l
     instance, now = visit.claim.instance, visit.claim.now
     more: dict[str, object] = {}
     if instance.discarding_since is None:
-        code = "too_slow" if sight.seen is not Seen.FAILED else "no_room" if NO_HOST in sight.detail else "build_failed"
+        code = "build_failed" if sight.seen is Seen.FAILED or sight.surplus else "too_slow"
+        code = "no_room" if NO_HOST in sight.detail else code
         log.warning("instance %s loses its build %d: %s %s", instance.id, instance.builds_lost + 1, code, sight.detail)
         more = {
             "discarding_since": now,
@@ -130,7 +131,7 @@ def gone(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Ou
 
 
 def surplus(visit: Visit, sight: Sight) -> None:
-    """Deletes what a doubled create left beside the server we keep."""
+    """Deletes what a doubled create left beside the server somebody works on."""
     for server in sight.surplus:
         if not server.deleting:
             log.warning("instance %s has a surplus server %s; it is deleted", visit.claim.instance.id, server.id)

@@ -77,6 +77,7 @@ class Permission(StrEnum):
     CONNECT = "connect"
     OPERATE = "operate"  #: start, stop, reboot
     DELETE = "delete"
+    INSPECT = "inspect"  #: read the end of its serial console, to find out what is the matter
 
 
 class Holder(StrEnum):
@@ -89,11 +90,11 @@ class Holder(StrEnum):
 
 
 PERMISSIONS: dict[Holder, frozenset[Permission]] = {
-    Holder.OWNER: frozenset(Permission),
+    Holder.OWNER: frozenset(Permission) - {Permission.INSPECT},
     # Support sees what it is responsible for; entering somebody's desktop needs a knock, which is not built yet.
-    Holder.SUPPORT: frozenset({Permission.SEE, Permission.OPERATE}),
+    Holder.SUPPORT: frozenset({Permission.SEE, Permission.OPERATE, Permission.INSPECT}),
     # What somebody left behind has to end one day; nobody's desktop is entered for that.
-    Holder.ADMINISTRATOR: frozenset({Permission.SEE, Permission.OPERATE, Permission.DELETE}),
+    Holder.ADMINISTRATOR: frozenset({Permission.SEE, Permission.OPERATE, Permission.DELETE, Permission.INSPECT}),
     Holder.NOBODY: frozenset(),
 }
 
@@ -215,6 +216,7 @@ def decide(
     discarding: bool = False,
     builds_left: bool = True,
     failed: bool = False,
+    doubled: bool = False,
 ) -> Step:
     """The one next step.
 
@@ -222,7 +224,7 @@ def decide(
     `reboot`: the person asked for one that has not been sent yet. `followed`: this wish came about once already.
     `was_ready`: its desktop once answered, so that somebody's work may be on it. `discarding`: its server is being
     deleted because it never became a machine; `builds_left`: another may be made then. `failed`: it failed for good,
-    and the person has not chosen yet.
+    and the person has not chosen yet. `doubled`: two servers were made for it.
     """
     if seen is Seen.UNKNOWN:
         # Unreachable is not absent: never fail, create or delete on silence.
@@ -235,7 +237,8 @@ def decide(
         if failed:
             return Step.REST
         return Step.FAIL if overdue or not builds_left else Step.CREATE
-    if discarding:
+    if discarding or (doubled and not was_ready):
+        # The port they were both made on is lost to both of them (docs/decisions/0008): none becomes a machine.
         return Step.DISCARD
     if seen is Seen.FAILED:
         # Never by itself where somebody's work may be on it.

@@ -37,8 +37,12 @@ def look(visit: Visit) -> Sight:
     visit.heard |= {Service.KEYSTONE, Service.NOVA}
     if not servers:
         return Sight(seen=Seen.ABSENT)
-    # The oldest that is sound; one that is going away only where there is no other.
-    order = sorted(servers, key=lambda server: (server.status is ServerStatus.ERROR, server.deleting))
+    # The one somebody works on; else the oldest that is sound, and one that is going away where there is no other.
+    theirs = instance.server_id if instance.ready_at is not None else None
+    order = sorted(
+        servers,
+        key=lambda server: (theirs not in {None, server.id}, server.status is ServerStatus.ERROR, server.deleting),
+    )
     kept = order[0]
     seen = MEANS.get(kept.status, Seen.UNKNOWN)
     silent = False

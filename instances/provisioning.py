@@ -97,7 +97,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
     wanted, discarding = Wanted(instance.wanted), instance.discarding_since is not None
     if seen is Seen.UNKNOWN:
         return _unseen(instance, sight)
-    if wanted is not Wanted.DELETED and not discarding:
+    if wanted is not Wanted.DELETED and instance.ready_at is not None:
         ending.surplus(visit, sight)
     if seen is Seen.ABSENT:
         early = _too_early(claim, wanted, discarding=discarding)
@@ -121,6 +121,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         was_ready=instance.ready_at is not None,
         discarding=discarding,
         builds_left=ending.builds_left(instance),
+        doubled=bool(sight.surplus),
         failed=instance.failed,
     )
     outcome = _take(visit, step, sight, changes, events)

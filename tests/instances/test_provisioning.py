@@ -218,24 +218,44 @@ def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud,
     assert settle(cloud, launched).state == State.ACTIVE
 
 
-def test_of_doubled_servers_the_oldest_is_kept(launched: UUID, cloud: MemoryCloud) -> None:
-    instance = settle(cloud, launched)
-    first = instance.server_id
-    spec = ServerSpec(
-        instance_id=launched,
-        image="desktop",
-        flavour="small",
-        vcpus=1,
-        memory_mib=512,
-        disk_gib=1,
-        gpus=0,
-        user_data="#cloud-config\n{}\n",
+def doubled(cloud: MemoryCloud, instance_id: UUID) -> Server:
+    """Another server for this machine, as a request that was given up makes it late."""
+    return cloud.create(
+        ServerSpec(
+            instance_id=instance_id,
+            image="desktop",
+            flavour="small",
+            vcpus=1,
+            memory_mib=512,
+            disk_gib=1,
+            gpus=0,
+            user_data="#cloud-config\n{}\n",
+        )
     )
-    cloud.create(spec)
+
+
+def test_beside_a_server_somebody_works_on_a_doubled_one_goes(launched: UUID, cloud: MemoryCloud) -> None:
+    first = settle(cloud, launched).server_id
+    doubled(cloud, launched)
 
     settle(cloud, launched, steps=2)
 
     assert [server.id for server in cloud.list()] == [first]
+
+
+def test_of_doubled_servers_that_never_were_ready_none_is_kept(launched: UUID, vnc: Desktop) -> None:
+    slow = MemoryCloud(desktop=vnc, offering=EVERYTHING, looks=3)
+    settle(slow, launched, steps=1)
+    early = {server.id for server in slow.list()} | {doubled(slow, launched).id}
+
+    instance = settle(slow, launched, steps=30)
+
+    assert len(early) == 2
+    assert instance.state == State.ACTIVE
+    assert instance.builds_lost == 0
+    (kept,) = slow.list()
+    assert kept.id == instance.server_id
+    assert kept.id not in early
 
 
 def test_a_server_deleted_behind_our_back_is_gone_after_two_looks_and_not_made_again(
