@@ -359,7 +359,10 @@ def _progress(instance: Instance, events: Iterable[InstanceEvent]) -> tuple[Prog
     steps: list[ProgressStep] = []
     current_taken = False
     reports = list(instance.reports.all()) if since else []
+    is_restart = bool(since) and since[0].kind == "wanted.reboot"
     for key, words, over, said in _STEPS:
+        if is_restart and key == "building":
+            continue  # the cloud has it already
         told_at, fault = step_of(reports, said, since[0].at) if reports else (None, "")
         done_at = next((event.at for event in since if event.kind in over), None) or told_at
         # What is missing holds up nothing: the next step is under way.

@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 
 from experiments import access as data_access
-from instances import access, grants, tasks, transitions
+from instances import access, grants, notices, tasks, transitions
 from instances.access import InstanceView
 from instances.lifecycle import Permission, State, Wanted
 from instances.models import Image, Instance
@@ -208,13 +208,18 @@ def delete(instance_id: UUID, *, by: User, why: str = "") -> InstanceView:
     Raises NoSuchMachine, NotAllowed, Invalid.
     """
     why = one_line(why)
-    if not why and not access.instance_for(by, instance_id, to=Permission.DELETE).is_owner:
+    is_owner = access.instance_for(by, instance_id, to=Permission.DELETE).is_owner
+    if not why and not is_owner:
         raise Invalid(
             _("Say why you delete a machine of somebody else."),
             way_out=_("Its owner and the audit trail are told in your words."),
             field="reason",
         )
-    return _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE, why=why)
+    with transaction.atomic():
+        view = _wish(instance_id, Wanted.DELETED, by=by, to=Permission.DELETE, why=why)
+        if not is_owner:
+            notices.tell_removed(Instance.objects.select_related("owner").get(id=instance_id))
+    return view
 
 
 def reboot(instance_id: UUID, *, by: User) -> InstanceView:

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from instances.lifecycle import Seen, Wanted
-from instances.models import Instance, ServiceState, Sweep, SweepHold
+from instances.models import Instance, InstanceEvent, ServiceState, Sweep, SweepHold
 from visa.accounts.claims import Role
 from visa.accounts.models import User
 from visa.outbox import mail, outbox
@@ -36,11 +36,12 @@ ADMINISTRATORS = "administrators"
 
 
 class Notice(StrEnum):
-    """What is told: the first three to a machine's owner, the others to every administrator."""
+    """What is told: the first four to a machine's owner, the others to every administrator."""
 
     FAILED = "failed"
     GONE = "gone"
     READY = "ready"
+    REMOVED = "removed"
     SITE_FULL = "site_full"
     STUCK = "stuck"
     SWEPT = "swept"
@@ -101,6 +102,11 @@ def tell(instance: Instance, notice: Notice) -> None:
         _put(key, notice, instance.id, to=instance.owner)
     else:
         _put(key, notice, instance.id)
+
+
+def tell_removed(instance: Instance) -> None:
+    """Tells the owner that somebody else deletes their machine, and why. Call it in the wish's transaction."""
+    _put(f"{Notice.REMOVED}:{instance.id}", Notice.REMOVED, instance.id, to=instance.owner)
 
 
 def tell_swept(sweep: Sweep) -> None:
@@ -197,6 +203,21 @@ def _gone(about: str) -> Words | None:
         ),
         to_do=_("Delete it on its page, and launch again."),
         link=_page_of(instance),
+    )
+
+
+def _removed(about: str) -> Words | None:
+    why = InstanceEvent.objects.filter(instance=about, kind="reason").select_related("by", "instance").last()
+    if why is None or why.by is None:
+        return None
+    return Words(
+        subject=_("Your machine “%(name)s” is being deleted") % {"name": why.instance.name},
+        lines=(
+            _("%(who)s, who looks after this site, deletes it: “%(why)s”") % {"who": why.by.name, "why": why.text},
+            _("What stood only on its own disk is gone with it. The data it was made for are untouched."),
+        ),
+        to_do=_("If you still need a machine, launch a new one."),
+        link=_site(),
     )
 
 
@@ -310,6 +331,7 @@ _WORDS: dict[Notice, Callable[[str], Words | None]] = {
     Notice.FAILED: _failed,
     Notice.GONE: _gone,
     Notice.READY: _ready,
+    Notice.REMOVED: _removed,
     Notice.SITE_FULL: _site_full,
     Notice.STUCK: _stuck,
     Notice.SWEPT: _swept,

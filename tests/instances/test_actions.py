@@ -11,11 +11,13 @@ from experiments.models import Dataset
 from instances import access, actions
 from instances.access import NoSuchMachine
 from instances.actions import KeyReused, Launch, Launched
+from instances.cloud.protocol import Desktop
 from instances.lifecycle import Permission, State
 from instances.models import Image, Instance
 from quotas.allowances import QuotaExceeded
 from quotas.models import Allowance, Flavour, Limit, Reservation
 from tests import factories
+from tests.machines import machine_at, memory_cloud
 from visa.accounts.models import User
 from visa.audit.models import AuditEvent, AuditText
 from visa.errors import Conflict, Invalid, NotAllowed
@@ -177,6 +179,16 @@ def test_an_administrator_deletes_anothers_machine_and_says_why(
     deeds = AuditEvent.objects.filter(object_id=str(machine), actor=str(administrator.public_id))
     assert list(deeds.order_by("id").values_list("action", flat=True)) == ["instance.wanted.deleted", "instance.reason"]
     assert AuditText.objects.filter(text__contains="Left behind").exists()
+
+
+def test_a_restart_does_not_say_that_the_cloud_makes_the_machine(owner: User, dataset: Dataset, vnc: Desktop) -> None:
+    machine = machine_at(State.ACTIVE, owner=owner, cloud=memory_cloud(vnc))
+
+    steps = [step.key for step in actions.reboot(machine, by=owner).progress]
+
+    assert "building" not in steps
+    assert steps[0] == "accepted"
+    assert "desktop" in steps
 
 
 def test_what_is_to_be_deleted_stays_so(owner: User, dataset: Dataset) -> None:

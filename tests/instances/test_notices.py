@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 from django.utils import timezone, translation
 from pytest_django import Settings
 
-from instances import notices
+from instances import actions, notices
 from instances.cloud.memory import MemoryCloud
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Image, Instance, ServiceState, Sweep, SweepHold
@@ -116,6 +116,28 @@ def test_the_owner_hears_once_that_a_machine_was_removed_by_others(server: Sink,
     notices.follow(machine.id, ["gone"])
 
     assert subjects(server) == ["Your machine “Sponges & <b>bones</b>” no longer exists"]
+
+
+def test_the_owner_reads_why_an_administrator_deletes_their_machine(
+    server: Sink, machine: Instance, administrator: User
+) -> None:
+    machine.specification = {"size": {"name": "Small", "machines": 1, "cores": 1, "memory_mib": 1024, "gpus": 0}}
+    machine.save()
+
+    actions.delete(machine.id, by=administrator, why="Left behind <since> March")
+    actions.delete(machine.id, by=administrator, why="Once more")
+
+    assert subjects(server) == ["Your machine “Sponges & <b>bones</b>” is being deleted"]
+    told = " ".join(text_of(server.mails[0]).split())
+    assert f"{administrator.name}, who looks after this site, deletes it: “Left behind <since> March”" in told
+
+
+def test_an_owner_who_deletes_is_told_nothing(server: Sink, machine: Instance, owner: User) -> None:
+    machine.specification = {"size": {"name": "Small", "machines": 1, "cores": 1, "memory_mib": 1024, "gpus": 0}}
+    machine.save()
+    actions.delete(machine.id, by=owner)
+
+    assert subjects(server) == []
 
 
 @pytest.mark.parametrize(("minutes", "mails"), [(4, 0), (6, 1)])
