@@ -15,9 +15,9 @@ from django.utils.translation import gettext_noop
 from instances import pacing
 from instances.faults import Fault, faults_of, step_of
 from instances.lifecycle import PERMISSIONS, Holder, Permission, Seen, State, Wanted, may
-from instances.models import Connection, Instance, InstanceEvent, ServiceState, Watch
+from instances.models import Connection, ConsoleExcerpt, Instance, InstanceEvent, ServiceState, Watch
 from instances.pace import pace
-from instances.reports import Step
+from instances.reports import CONSOLE_KEPT, Step
 from visa.accounts.claims import Role
 from visa.accounts.models import User
 from visa.errors import NotAllowed, NotFound
@@ -56,6 +56,16 @@ class EventView:
     kind: str
     words: str
     by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleView:
+    """The end of a machine's serial console, as hostile as all a machine says. `waiting`: it was asked for and not read
+    since. `read_at` is None where nothing is kept."""
+
+    text: str
+    read_at: datetime | None
+    waiting: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +113,8 @@ class InstanceView:
     silent_since: datetime | None = None
     #: what the machine says is missing in it, while its desktop answers
     faults: tuple[Fault, ...] = ()
+    #: for those who may inspect it
+    console: ConsoleView | None = field(default=None, repr=False)
     progress: tuple[ProgressStep, ...] = ()
     usual_seconds: int | None = None
     events: tuple[EventView, ...] = field(default=(), repr=False)
@@ -178,7 +190,18 @@ def instance_for(person: User, instance_id: UUID, *, to: Permission = Permission
         events=tuple(reversed(instance.story)),  # type: ignore[attr-defined]  # prefetched under this name
         usual_seconds=usual_seconds(instance.flavour_id, instance.image_id),
         open_desktops=Connection.objects.filter(grant__instance_id=instance.id, closed_at=None).count(),
+        console=_console(instance) if may(holder, Permission.INSPECT) else None,
     )
+
+
+def _console(instance: Instance) -> ConsoleView:
+    """What is kept of the console: for some minutes, and no longer than the machine."""
+    kept = ConsoleExcerpt.objects.filter(instance_id=instance.id).first()
+    if kept is None:
+        return ConsoleView(text="", read_at=None, waiting=False)
+    waiting = kept.asked_at is not None and (kept.read_at is None or kept.read_at < kept.asked_at)
+    fresh = kept.read_at is not None and instance.now - kept.read_at < CONSOLE_KEPT  # type: ignore[attr-defined]
+    return ConsoleView(text=kept.text if fresh else "", read_at=kept.read_at if fresh else None, waiting=waiting)
 
 
 def instances_visible_to(person: User) -> list[InstanceView]:
@@ -380,6 +403,7 @@ def _view(
     events: tuple[InstanceEvent, ...] = (),
     usual_seconds: int | None = None,
     open_desktops: int = 0,
+    console: ConsoleView | None = None,
 ) -> InstanceView:
     known = State(instance.state)
     now: datetime = instance.now  # type: ignore[attr-defined]  # annotated under this name
@@ -446,4 +470,5 @@ def _view(
             for event in events
         ),
         open_desktops=open_desktops,
+        console=console,
     )

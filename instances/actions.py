@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 
 from experiments import access as data_access
-from instances import access, grants, notices, tasks, transitions
+from instances import access, grants, guest_reports, notices, tasks, transitions
 from instances.access import InstanceView
 from instances.lifecycle import Permission, State, Wanted
 from instances.models import Image, Instance
@@ -21,6 +21,7 @@ from quotas.arithmetic import DIMENSIONS, Resources, Shortfall
 from quotas.entitlement import Subject
 from quotas.models import Flavour
 from visa.accounts.models import User
+from visa.audit import trail
 from visa.errors import Conflict, Invalid, Refusal, Unavailable
 
 
@@ -234,6 +235,17 @@ def reboot(instance_id: UUID, *, by: User) -> InstanceView:
         transitions.ask_reboot(instance_id, by=by)
         transaction.on_commit(partial(tasks.nudge, instance_id))
         return access.instance_for(by, instance_id, to=Permission.OPERATE)
+
+
+def read_console(instance_id: UUID, *, by: User) -> InstanceView:
+    """Has a worker read the end of a machine's serial console. Raises NoSuchMachine, NotAllowed."""
+    view = access.instance_for(by, instance_id, to=Permission.INSPECT)
+    with transaction.atomic():
+        guest_reports.ask_console(instance_id)
+        transitions.look_again(instance_id)
+        trail.record("instance.console", kind="instance", object_id=instance_id, actor=by.public_id)
+        transaction.on_commit(partial(tasks.nudge, instance_id))
+    return view
 
 
 def desktop_ticket(instance_id: UUID, *, by: User, session_key: str) -> grants.Ticket:

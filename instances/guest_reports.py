@@ -30,7 +30,7 @@ from instances import credentials
 from instances.announcements import announce
 from instances.lifecycle import Seen
 from instances.models import ConsoleExcerpt, GuestPass, GuestReport, Instance
-from instances.reports import Report, Step, excerpt
+from instances.reports import CONSOLE_KEPT, Report, Step, excerpt
 from instances.userdata import DesktopSecret
 from visa.audit import trail
 from visa.errors import Invalid, Refusal
@@ -46,8 +46,6 @@ SILENCE: Final = timedelta(seconds=60)
 LISTEN_AGAIN: Final = timedelta(seconds=30)
 #: calls with one token, in each process
 CALLS_A_MINUTE: Final = 120
-#: how long a console is kept that was read for somebody
-CONSOLE_KEPT: Final = timedelta(minutes=15)
 
 _PASS, _REPORTER = "visa.guest.pass", "visa.guest.reporter"
 _CLAIM = re.compile(r"[A-Za-z0-9_-]{32,128}")

@@ -6,6 +6,7 @@ believed beyond this machine. The one who says it is `instances/cloud/machine/vi
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -17,6 +18,8 @@ MARK: Final = "visa-report: "
 SUBJECT, TEXT, LINE = 200, 300, 2000
 #: lines of a console that are kept for support, and characters of each
 CONSOLE_LINES, CONSOLE_LINE = 200, 300
+#: and for how long
+CONSOLE_KEPT: Final = timedelta(minutes=15)
 
 
 class Step(StrEnum):

@@ -6,7 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.exceptions import OperationalError
 
-from instances import provisioning, reconciliation, watch
+from instances import guest_reports, provisioning, reconciliation, releases, watch
 from instances.cloud.connect import connect
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,10 @@ def advance_due() -> None:
 @shared_task(name="instances.sweep")
 def sweep() -> None:
     """Rows against the whole cloud, once a minute for all drivers together."""
+    if releases.outdated():
+        return
     reconciliation.sweep_if_due(connect())
+    guest_reports.forget_consoles()
 
 
 @shared_task(name="instances.compare_allowances")

@@ -15,13 +15,13 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from django.db import transaction
-from django.db.models import F, Q
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
+from instances import releases
 from instances.announcements import announce
 from instances.lifecycle import Seen, State, Wanted, state_of
-from instances.models import Image, Instance, InstanceEvent
+from instances.models import Image, Instance, InstanceEvent, Release
 from instances.pace import pace
 from quotas.models import Flavour
 from visa.accounts.models import User
@@ -159,24 +159,26 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
     """Takes one row that is due, the given one or the one that has waited longest; None where there is none.
 
     Two workers never get the same row: the second skips what the first has locked, and then finds it leased. A row
-    that waits in line is nobody's until it is let in.
+    that waits in line is nobody's until it is let in. Code that is too old for the tables gets none.
     """
     began = time.monotonic()
-    due = Instance.objects.filter(Q(lease_until=None) | Q(lease_until__lt=Now()), deleted_at=None, due_at__lte=Now())
-    due = due.exclude(state=State.WAITING)
-    if instance_id is not None:
-        due = due.filter(id=instance_id)
-    with transaction.atomic():
-        row = due.select_for_update(skip_locked=True, of=("self",)).order_by("due_at").only("id", "fence").first()
-        if row is None:
-            return None
-        Instance.objects.filter(id=row.id).update(
-            fence=F("fence") + 1, lease_until=Now() + pace().lease, lease_owner=_me()
-        )
-    instance = Instance.objects.select_related("owner", "flavour", "image").annotate(now=Now()).get(id=row.id)
-    if instance.fence != row.fence + 1:
+    which = "AND id = %(id)s" if instance_id is not None else ""
+    asked = {"id": instance_id, "known": releases.KNOWN, "lease": pace().lease, "owner": _me()}
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM.format(which=which), asked)
+        taken = cursor.fetchone()
+    if taken is None:
         return None
-    return Claim(instance=instance, fence=instance.fence, now=instance.now, began=began)
+    row_id, fence = taken
+    instance = Instance.objects.select_related("owner", "flavour", "image").annotate(now=Now()).get(id=row_id)
+    if instance.fence != fence:
+        return None
+    return Claim(instance=instance, fence=fence, now=instance.now, began=began)
+
+
+def look_again(instance_id: UUID) -> None:
+    """Makes a machine due now, for whoever wants to know something of it."""
+    Instance.objects.filter(id=instance_id, deleted_at=None, due_at__gt=Now()).update(due_at=Now())
 
 
 def let_in(ids: Collection[UUID]) -> list[UUID]:
@@ -234,6 +236,20 @@ def release(
         last = {**changes, "due_at": Now() + again_in, "lease_until": None, "lease_owner": ""}
         return Released(judged=not wished) if write(claim, last, events=events) else None
 
+
+#: takes the row in one statement; `statement_timestamp()` is Django's Now()
+_CLAIM: Final = f"""
+    WITH due AS (
+        SELECT id FROM {Instance._meta.db_table}
+        WHERE deleted_at IS NULL AND due_at <= statement_timestamp() AND state <> '{State.WAITING}'
+            AND (lease_until IS NULL OR lease_until < statement_timestamp())
+            AND NOT EXISTS (SELECT 1 FROM {Release._meta.db_table} WHERE number > %(known)s) {{which}}
+        ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE {Instance._meta.db_table} AS one
+    SET fence = one.fence + 1, lease_until = statement_timestamp() + %(lease)s, lease_owner = %(owner)s
+    FROM due WHERE one.id = due.id RETURNING one.id, one.fence
+"""  # noqa: S608 - our own names
 
 #: fields that judge the wish a worker knew, not the sight it had
 VERDICTS: Final = frozenset(

@@ -38,6 +38,7 @@ urlpatterns = [
     path("machines/<uuid:instance_id>/start/", machine.start, name="instance-start"),
     path("machines/<uuid:instance_id>/stop/", machine.stop, name="instance-stop"),
     path("machines/<uuid:instance_id>/reboot/", machine.reboot, name="instance-reboot"),
+    path("machines/<uuid:instance_id>/console/", machine.console, name="instance-console"),
     path("machines/<uuid:instance_id>/delete/", machine.delete, name="instance-delete"),
     path("machines/<uuid:instance_id>/desktop/", machine.desktop, name="instance-desktop"),
 ]

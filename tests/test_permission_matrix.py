@@ -103,6 +103,14 @@ POSTER = """
 /machines/<uuid:instance_id>/reboot/               POST   other   | 302 404 404 404 302 302
 /machines/<uuid:instance_id>/reboot/               POST   deleted | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/reboot/               POST   none    | 302 404 404 404 404 404
+/machines/<uuid:instance_id>/console/              GET    own     | 302 302 302 302 302 302
+/machines/<uuid:instance_id>/console/              GET    other   | 302 404 404 404 302 302
+/machines/<uuid:instance_id>/console/              GET    deleted | 302 404 404 404 404 404
+/machines/<uuid:instance_id>/console/              GET    none    | 302 404 404 404 404 404
+/machines/<uuid:instance_id>/console/              POST   own     | 302 403 403 403 403 403
+/machines/<uuid:instance_id>/console/              POST   other   | 302 404 404 404 302 302
+/machines/<uuid:instance_id>/console/              POST   deleted | 302 404 404 404 404 404
+/machines/<uuid:instance_id>/console/              POST   none    | 302 404 404 404 404 404
 /machines/<uuid:instance_id>/delete/               GET    own     | 302 200 200 200 200 200
 /machines/<uuid:instance_id>/delete/               GET    other   | 302 404 404 404 403 200
 /machines/<uuid:instance_id>/delete/               GET    deleted | 302 404 404 404 404 404

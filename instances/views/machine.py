@@ -53,6 +53,7 @@ def _verb(act: Callable[..., object]) -> Callable[[HttpRequest, UUID], HttpRespo
 start = _verb(actions.start)
 stop = _verb(actions.stop)
 reboot = _verb(actions.reboot)
+console = _verb(actions.read_console)
 
 
 @personal("GET", "POST")

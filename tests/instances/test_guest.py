@@ -18,7 +18,7 @@ from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import Desktop
 from instances.lifecycle import State
-from instances.models import GuestPass, GuestReport, Image, Instance
+from instances.models import ConsoleExcerpt, GuestPass, GuestReport, Image, Instance
 from instances.reports import TEXT, Report, Step
 from quotas.models import Flavour, Limit
 from tests import factories, machines
@@ -377,3 +377,27 @@ def test_a_silent_machine_is_heard_on_its_console(owner: User, flavour: Flavour,
     view = access.instance_for(owner, machine.id)
     (network,) = [one for one in view.progress if one.key == "network"]
     assert network.fault == "the machine does not reach https://visa: its name is not known"
+
+
+def test_support_reads_the_end_of_a_console_and_its_owner_does_not(
+    machine: Instance, owner: User, support: User, browse_as: Any, cloud: MemoryCloud
+) -> None:
+    cloud.printed[machine.id] = "[  OK  ] Started <b>everything</b>.\x1b[0m"
+    path = f"/machines/{machine.id}/"
+    browser = browse_as(support)
+    assert "Read the console" not in browse_as(owner).get(path).content.decode()
+    assert browse_as(owner).post(f"{path}console/").status_code == 403
+
+    browser.post(f"{path}console/")
+    assert "A worker is asked to read it" in browser.get(path).content.decode()
+    machines.settle(cloud, machine.id, steps=1)
+
+    page = browser.get(path).content.decode()
+    assert "[ OK ] Started &lt;b&gt;everything&lt;/b&gt;. [0m" in page
+    assert "everything" not in browse_as(owner).get(path).content.decode()
+    assert AuditEvent.objects.filter(action="instance.console", actor=str(support.public_id)).count() == 1
+
+    ConsoleExcerpt.objects.update(read_at=timezone.now() - timedelta(minutes=16))
+    assert "everything" not in browser.get(path).content.decode()
+    assert guest_reports.forget_consoles() == 1
+    assert ConsoleExcerpt.objects.get().text == ""

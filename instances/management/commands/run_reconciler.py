@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import provisioning, reconciliation, watch
+from instances import guest_reports, provisioning, reconciliation, releases, watch
 from instances.cloud.connect import connect
 from instances.pace import pace
 from visa.audit import sealing
@@ -111,8 +111,9 @@ def _sweep(stopping: threading.Event) -> None:
     cloud = connect()
     while not stopping.is_set():
         try:
-            if reconciliation.sweep_if_due(cloud):
+            if not releases.outdated() and reconciliation.sweep_if_due(cloud):
                 reconciliation.compare_allowances()
+                guest_reports.forget_consoles()
         except Exception:
             log.exception("a sweep failed")
         finally:
