@@ -207,7 +207,7 @@ def _gone(about: str) -> Words | None:
 
 
 def _removed(about: str) -> Words | None:
-    why = InstanceEvent.objects.filter(instance=about, kind="reason").select_related("by", "instance").last()
+    why = InstanceEvent.objects.filter(instance_id=UUID(about), kind="reason").select_related("by", "instance").last()
     if why is None or why.by is None:
         return None
     return Words(
