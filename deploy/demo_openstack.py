@@ -12,7 +12,7 @@ from deploy.processes import ROOT, Missing
 Step = Callable[[str], AbstractContextManager[None]]
 
 #: what a cloud of somebody else's must be described with, besides its name
-NEEDED = ("VISA_CLOUD_NETWORK", "VISA_DESKTOP_RANGES", "VISA_DATA_SOURCE")
+NEEDED = ("VISA_CLOUD_NETWORK", "VISA_DESKTOP_RANGES", "VISA_DATA_SOURCE", "VISA_GUEST_URL")
 OPTIONAL = ("VISA_DATA_FSTYPE", "VISA_SOFTWARE_SOURCE", "VISA_SOFTWARE_FSTYPE", "VISA_SOFTWARE_TARGET")
 
 

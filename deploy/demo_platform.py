@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import urlsplit
 
 from deploy import processes
 from deploy.processes import LOOPBACK, ROOT, NotReady, Running
@@ -68,7 +69,8 @@ class Keys:
 class DemoPlatform:
     """One platform in `directory`, at `port` of loopback. `up` and `down`, or a `with`.
 
-    `openstack` are the variables that tell of an OpenStack to put machines on (cloud, network, ranges, data, software);
+    `openstack` are the variables that tell of an OpenStack to put machines on (cloud, network, ranges, data, software,
+    and as VISA_GUEST_URL this host's address on the machines' network; the port is the site's own);
     without them machines are desktops of this host.
     Raises `Missing` and `NotReady` with one sentence.
     """
@@ -168,6 +170,8 @@ class DemoPlatform:
         cloud = {"VISA_CLOUD_KIND": "local", "VISA_CLOUD_DIRECTORY": str(self.directory / "machines")}
         if self.openstack is not None:
             cloud = dict(self.openstack)
+            if "VISA_GUEST_URL" in cloud:
+                cloud["VISA_GUEST_URL"] = f"http://{urlsplit(cloud['VISA_GUEST_URL']).hostname}:{self.port}"
         said |= cloud | {"VISA_CLOUD_ENVIRONMENT": self.environment}
         if process == "web":
             # It takes wishes and opens desktops; the cloud and its credential are the drivers' alone.
@@ -263,6 +267,9 @@ class DemoPlatform:
     def start_web(self) -> Running:
         """Returns when it answers."""
         command = ["-m", "visa.web", "--host", LOOPBACK, "--port", str(self.port)]
+        # Where machines are on a network of their own, they reach the site by this host's address there.
+        machines = urlsplit((self.openstack or {}).get("VISA_GUEST_URL", "")).hostname
+        command += ["--host", machines] if machines else []
         process = self._start("web", command, "web")
         processes.wait_until(self._answers, process, seconds=60)
         return process

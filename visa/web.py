@@ -50,18 +50,20 @@ def listener(host: str, port: int, *, stall_seconds: float = STALL_SECONDS) -> s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is told to end (SIGTERM, SIGINT); the exit status."""
     parser = argparse.ArgumentParser(prog="python -m visa.web", description=main.__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--host", action="append", help="an address to listen at; 127.0.0.1, or one or more of these")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--port", type=int, help="a TCP port of HOST")
     where.add_argument("--uds", help="a Unix socket, for a front proxy on this host")
     parser.add_argument("--grace", type=int, default=3, help="seconds for answers under way when it is to end")
     said = parser.parse_args(arguments)
+    hosts = said.host or ["127.0.0.1"]
     config = uvicorn.Config(APPLICATION, **OPTIONS, loop="uvloop", uds=said.uds, timeout_graceful_shutdown=said.grace)
     server = uvicorn.Server(config)
     try:
-        server.run(sockets=None if said.uds else [listener(said.host, said.port)])
+        server.run(sockets=None if said.uds else [listener(host, said.port) for host in hosts])
     except OSError as error:
-        sys.stderr.write(f"Nobody can be served at {said.uds or f'{said.host}:{said.port}'}: {error}\n")
+        where = said.uds or f"{', '.join(hosts)}, port {said.port}"
+        sys.stderr.write(f"Nobody can be served at {where}: {error}\n")
     return 0 if server.started else 1
 
 
