@@ -28,7 +28,7 @@ from django.utils import timezone
 from redis import Redis
 from redis.exceptions import RedisError
 
-from instances import credentials, reconciliation, sweeps
+from instances import credentials, reconciliation, releases, sweeps
 from instances.cloud import sandbox
 from instances.cloud.connect import connect
 from instances.cloud.protocol import Cloud, CloudDenied, CloudError
@@ -150,6 +150,10 @@ def _database(name: str) -> Finding:
 
 
 def _migrations(name: str) -> Finding:
+    newer = releases.newer()
+    if newer is not None:
+        sentence = f"The tables are of release {newer.number} ({newer.why}); this code is of {releases.KNOWN}."
+        return ill(name, f"{sentence} It drives no machine.", "Start the new release in its place.")
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:

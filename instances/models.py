@@ -140,6 +140,22 @@ class Instance(models.Model):
         return self.name
 
 
+class Release(models.Model):
+    """A change of the tables that code without it must not drive machines on. The migration that makes it writes this.
+
+    `instances.releases` compares; taking the migration back takes the row with it.
+    """
+
+    number = models.PositiveIntegerField(primary_key=True)
+    #: what an operator reads who finds that old code stands still
+    why = models.CharField(max_length=200)
+    at = models.DateTimeField()
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.number}: {self.why}"
+
+
 class ServiceState(models.Model):
     """How one service of the cloud answers, for all workers alike: the breaker and the time not to call before.
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, creating, ending, following, listening, notices, pacing, transitions
+from instances import checkpoints, creating, ending, following, listening, notices, pacing, releases, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Cloud, CloudError, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
@@ -39,9 +39,11 @@ LOOKS_UNTIL_GONE: Final = 2
 def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
     """Takes one due row, the given one or the longest waiting, one step further.
 
-    Returns after how long it is due again; None where nothing was due, another worker has it, or the cloud is not to be
-    asked now.
+    Returns after how long it is due again; None where nothing was due, another worker has it, the cloud is not to be
+    asked now, or this code is too old for the tables.
     """
+    if releases.outdated():
+        return None
     gate = pacing.gate()
     notices.tell_silent(gate.services.values())
     if not gate.passes(Service.KEYSTONE, Service.NOVA):

@@ -163,7 +163,8 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
     """
     began = time.monotonic()
     which = "AND id = %(id)s" if instance_id is not None else ""
-    asked = {"id": instance_id, "known": releases.KNOWN, "lease": pace().lease, "owner": _me()}
+    lease = f"{pace().lease.total_seconds()} seconds"
+    asked = {"id": instance_id, "known": releases.KNOWN, "lease": lease, "owner": _me()}
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM.format(which=which), asked)
         taken = cursor.fetchone()
@@ -247,7 +248,7 @@ _CLAIM: Final = f"""
         ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     UPDATE {Instance._meta.db_table} AS one
-    SET fence = one.fence + 1, lease_until = statement_timestamp() + %(lease)s, lease_owner = %(owner)s
+    SET fence = one.fence + 1, lease_until = statement_timestamp() + %(lease)s::interval, lease_owner = %(owner)s
     FROM due WHERE one.id = due.id RETURNING one.id, one.fence
 """  # noqa: S608 - our own names
 

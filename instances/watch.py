@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from instances import pacing
+from instances import pacing, releases
 from instances.cloud.greeting import PATIENCE, which_answer
 from instances.cloud.protocol import Cloud, CloudError, Desktop, Server, ServerStatus, Service
 from instances.lifecycle import Seen, State, Wanted
@@ -44,6 +44,8 @@ class _Known:
 
 def turn(cloud: Cloud) -> None:
     """Does those rounds that are due and that nobody else does. One query where none is."""
+    if releases.outdated():
+        return
     state = Watch.objects.annotate(now=Now()).first()
     if state is None:
         Watch.objects.bulk_create([Watch()], ignore_conflicts=True)
