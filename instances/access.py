@@ -230,7 +230,7 @@ def roll_for(person: User, *, state: State | None = None, owner: str = "", after
     """
     if not looks_after_all(person):
         raise NotAllowed(
-            _("Only support and administrators of this site see the machines of all."),
+            _("Only support and administrators of this site see everybody’s machines."),
             way_out=_("Your own machines are on the home page."),
         )
     named = _rows().filter(owner__name__icontains=owner) if owner else _rows()

@@ -389,7 +389,7 @@ def test_support_reads_the_end_of_a_console_and_its_owner_does_not(
     assert browse_as(owner).post(f"{path}console/").status_code == 403
 
     browser.post(f"{path}console/")
-    assert "A worker is asked to read it" in browser.get(path).content.decode()
+    assert "It is being read" in browser.get(path).content.decode()
     machines.settle(cloud, machine.id, steps=1)
 
     page = browser.get(path).content.decode()

@@ -17,10 +17,10 @@ def test_an_administrator_ends_a_machine_that_was_left_behind(visit: Visit, acce
     name = owner.get_by_role("heading", level=1).inner_text()
 
     page = visit("Administrator")
-    page.get_by_role("link", name="Machines of all").click()
+    page.get_by_role("link", name="All machines").click()
     page.wait_for_url("**/machines/all/")
     accessible(page)
-    page.get_by_label("Whose name holds").fill("stranger")
+    page.get_by_label("Owner’s name").fill("stranger")
     page.get_by_role("button", name="Search").click()
     page.wait_for_url("**owner=stranger**")
     page.get_by_role("link", name=name).click()
