@@ -7,13 +7,14 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.defaultfilters import filesizeformat
 from django.utils.cache import patch_cache_control
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
+from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
@@ -22,6 +23,9 @@ from visa.audit import origins
 from visa.errors import Invalid, NotAllowed, NotFound, Refusal, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
+
+#: seconds after which a program may try again where the database is away (RFC 9110 section 10.2.3)
+RETRY_AFTER = "30"
 
 
 def site(request: HttpRequest) -> dict[str, object]:
@@ -47,8 +51,15 @@ def refuse(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     return render(request, "refusal.html", {"refusal": refusal}, status=refusal.status)
 
 
+def _is_away(exception: BaseException | None) -> bool:
+    """Whether the database cannot be asked, or can be asked and takes no writes, as a standby or a full one does."""
+    if isinstance(exception, InternalError):
+        return isinstance(exception.__cause__, ReadOnlySqlTransaction)
+    return isinstance(exception, OperationalError | InterfaceError)
+
+
 def _away(exception: Exception) -> Unavailable:
-    log.error("the database does not answer: %s", type(exception).__name__)
+    log.error("the database does not answer: %s", type(exception.__cause__ or exception).__name__)
     return Unavailable(_("Our database does not answer right now."), way_out=_("Try again in a minute."))
 
 
@@ -56,8 +67,11 @@ def database_away(request: HttpRequest, exception: Exception) -> HttpResponse:
     """The database is away: no page can know who asks, so this one stands alone."""
     refusal = _away(exception)
     if request.path.startswith("/api/"):
-        return refuse(request, refusal)
-    return render(request, "503.html", {"refusal": refusal}, status=refusal.status)
+        response = refuse(request, refusal)
+    else:
+        response = render(request, "503.html", {"refusal": refusal}, status=refusal.status)
+    response.headers["Retry-After"] = RETRY_AFTER
+    return response
 
 
 class EdgeMiddleware:
@@ -89,7 +103,7 @@ class RefusalMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if isinstance(exception, OperationalError | InterfaceError):
+        if _is_away(exception):
             return database_away(request, exception)
         return refuse(request, exception) if isinstance(exception, Refusal) else None
 
@@ -108,8 +122,8 @@ _WAYS_OUT = {
 
 def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's own errors and ours in the one shape of `body_of`."""
-    if isinstance(exception, OperationalError | InterfaceError):
-        return Response(body_of(_away(exception)), status=Unavailable.status)
+    if _is_away(exception):
+        return Response(body_of(_away(exception)), status=Unavailable.status, headers={"Retry-After": RETRY_AFTER})
     if isinstance(exception, Refusal):
         return Response(body_of(exception), status=exception.status)
     response = drf_exception_handler(exception, context)
