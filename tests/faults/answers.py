@@ -84,6 +84,7 @@ def f08c(ground: Ground) -> float:
 def f20(ground: Ground) -> float:
     nova = ground.site.wires["nova"]
     for number, status in enumerate((500, 502, 503, 504)):
+        # Each strikes what those before it let pass, the last one all of that.
         nova.spoil(Fault.STATUS, path=r"/servers", status=status, each=4 - number)
     before = made(ground)["nova"]
     machines = [ground.launch() for _ in range(4)]
@@ -91,11 +92,24 @@ def f20(ground: Ground) -> float:
     time.sleep(20 * ground.site.scale)  # the storm goes on
     _none_failed(ground, *machines)
     assert "does not answer" in _word(ground, machines[-1]), _word(ground, machines[-1])
-    tried = made(ground)["nova"] - before
-    assert tried <= len(machines) + 2, f"{tried} creates in a storm"
+    assert made(ground)["nova"] == before, "something was created in the storm"
     nova.mend()
     began = time.monotonic()
     ground.sound()
+    return time.monotonic() - began
+
+
+@fault("F20b", "Nova answers 5xx to creates: nobody knows whether they were executed", within=30 + 120)
+def f20b(ground: Ground) -> float:
+    nova = ground.site.wires["nova"]
+    rules = [nova.spoil(Fault.STATUS, status=status, count=1, **NOVA_POST) for status in (500, 502, 503, 504)]
+    machines = [ground.launch() for _ in range(4)]
+    until(lambda: all(rule.hits for rule in rules), 60, "each create was struck")
+    began = time.monotonic()
+    _none_failed(ground, *machines)
+    ground.sound()
+    for machine in machines:
+        assert ground.creates(machine) == 2
     return time.monotonic() - began
 
 
@@ -177,7 +191,7 @@ def f24(ground: Ground) -> float:
         until(failed, ground.allowed, "it has failed")
         took = time.monotonic() - began
         ended = ground.site.row(machine)
-        assert ended.builds_lost == 3, f"{ended.builds_lost} builds"
+        assert ended.builds_lost == 3, f"{ended.builds_lost} builds: {ended.reason_code} {ended.reason_detail}"
         assert ended.reason_code == "no_room", ended.reason_code
         ground.sound()
         assert not Reservation.objects.filter(holder=machine).exists()
@@ -296,15 +310,15 @@ def f29(ground: Ground) -> float:
 @fault("F30", "429 with Retry-After: all workers keep to it", within=20)
 def f30(ground: Ground) -> float:
     nova = ground.site.wires["nova"]
-    told = 8.0
+    told = 12.0
     rule = nova.spoil(Fault.LIMITED, path=r"/servers", seconds=told, count=1)
     for _ in range(3):
         ground.launch()
     until(lambda: rule.hits == 1, 30, "the limit was told")
     began = time.monotonic()
-    time.sleep(0.5)  # calls that were under way already
+    time.sleep(3)  # steps that were under way already
     calls = len(nova.calls)
-    time.sleep(told - 2)
+    time.sleep(told - 5)
     extra = nova.calls[calls:]
     assert not extra, f"{Counter(extra)} within the time that was told"
     ground.sound()

@@ -15,8 +15,8 @@ Happening = Callable[["Ground"], float]
 class Fault:
     """One line of the matrix.
 
-    `within` is in seconds at the usual pace, and scales with it; two launches' time and two ticks of the timetable come
-    on top, which do not.
+    `within` is in seconds at the usual pace, and scales with it; the time of its launches (and one more) and two ticks
+    of the timetable come on top, which do not.
     """
 
     id: str
@@ -50,15 +50,17 @@ class Ground:
     fault: Fault
     #: everything that was ever accepted; the invariants are asked of all of it
     accepted: list[Any]
+    launches: int = 0
 
     @property
     def allowed(self) -> float:
-        """Seconds until all must be well: the table's time at this pace, and two launches of this cloud."""
-        return self.fault.within * self.site.scale + 2 * self.usual + TICKS
+        """Seconds until all must be well: the table's time at this pace, and what its launches take at this cloud."""
+        return self.fault.within * self.site.scale + (1 + max(1, self.launches)) * self.usual + TICKS
 
     def launch(self, **how: Any) -> Any:
         made = self.site.launch(**how)
         self.accepted.append(made)
+        self.launches += 1
         return made
 
     def ready(self, **how: Any) -> Any:

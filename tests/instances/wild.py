@@ -97,6 +97,7 @@ class Frozen(threading.Thread):
         self._step, self._point = step, point
         self._go, self._stands_or_ended = threading.Event(), threading.Event()
         self.frozen = False
+        self.since = 0
         self.error: BaseException | None = None
         self.start()
         assert self._stands_or_ended.wait(60), f"neither at {point} nor at its end"
@@ -134,13 +135,18 @@ class WildCloud(MemoryCloud):
         super().__init__(**how)  # type: ignore[arg-type]
         self.mishaps: dict[str, Mishap] = {}
         self.deaf_for = 0
-        self.late: list[Callable[[], object]] = []
+        self.clock = 0
+        self.late: list[tuple[int, Callable[[], object]]] = []
 
-    def catch_up(self) -> None:
-        """What was late is executed now."""
+    def catch_up(self, now: int) -> int:
+        """What was late is executed now. How late the latest was, in seconds."""
+        latest = 0
         while self.late:
+            since, order = self.late.pop(0)
+            latest = max(latest, now - since)
             with contextlib.suppress(CloudError):
-                self.late.pop(0)()
+                order()
+        return latest
 
     def unbreak(self) -> None:
         """All is well from now on; builds that were stuck are made."""
@@ -221,7 +227,7 @@ class WildCloud(MemoryCloud):
                 order()
                 raise CloudUnreachable("the answer was lost")
             case Mishap.LATE:
-                self.late.append(order)
+                self.late.append((self.clock, order))
                 raise CloudUnreachable("no answer in time")
             case Mishap.LIMITED:
                 raise CloudLimited("too many calls", retry_after=2.0)
