@@ -41,8 +41,11 @@ def platform() -> Any:
 class WebProcess:
     """The platform's web process before the database of this test; it can be ended and started again at one port."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, machines_host: str = "") -> None:
         self.port = free_port()
+        #: this host's address on the machines' network, where it serves as well; and by which they reach it
+        self.machines_url = f"http://{machines_host}:{self.port}" if machines_host else ""
+        self._machines_host = machines_host
         self._log = log
         self._running: Running | None = None
 
@@ -50,6 +53,9 @@ class WebProcess:
         """Returns when it takes connections. Raises `NotReady`."""
         command = [sys.executable, "-m", "visa.web", "--port", str(self.port), "--grace", "2"]
         variables = os.environ | {"VISA_PROCESS": "web", "VISA_DATABASE_NAME": connection.settings_dict["NAME"]}
+        if self._machines_host:
+            command += ["--host", "127.0.0.1", "--host", self._machines_host]
+            variables["VISA_GUEST_URL"] = self.machines_url
         self._running = start("web", command, log=self._log, environment=variables)
         wait_until(lambda: accepts(self.port), self._running, seconds=60)
 
