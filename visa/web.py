@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         server.run(sockets=None if said.uds else [listener(host, said.port) for host in hosts])
     except OSError as error:
-        where = said.uds or f"{', '.join(hosts)}, port {said.port}"
-        sys.stderr.write(f"Nobody can be served at {where}: {error}\n")
+        place = said.uds or f"{', '.join(hosts)}, port {said.port}"
+        sys.stderr.write(f"Nobody can be served at {place}: {error}\n")
     return 0 if server.started else 1
 
 
