@@ -116,6 +116,9 @@ def run_tests(words: str, options: Sequence[str], count: Count, more: Mapping[st
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="deploy/test", description="Sets up and runs everything that is checked.")
     parser.add_argument("--openstack", action="store_true", help="the tests that need a real OpenStack, and only those")
+    parser.add_argument(
+        "--faults", nargs="*", metavar="F04", help="the matrix of faults before a real OpenStack: all, or those named"
+    )
     return parser.parse_args()
 
 
@@ -127,6 +130,10 @@ def main() -> int:
         from deploy import openstack_checks
 
         openstack_checks.run(count)
+    elif asked.faults is not None:
+        from deploy import faults
+
+        faults.run(asked.faults, count)
     else:
         for one in CHECKS:
             check(one, count)

@@ -23,9 +23,25 @@ JOURNEY = Check(
     [sys.executable, "-m", "deploy.demo_run", "--cloud", "openstack", "--check"],
     {"VISA_OPENSTACK_STATE": str(GUESTS)},
 )
+#: what tests/faults and tests/benchmarks need to be told of the cloud
+TOLD = {"VISA_TEST_OPENSTACK": str(FAKE)}
+#: a few faults of the matrix, and each command about scale in its short form
+SHORT = (
+    Check("Faults, a few of them", [sys.executable, "-m", "tests.faults", "--fast"], TOLD),
+    *(
+        Check(words, [sys.executable, "-m", f"tests.benchmarks.{name}", "--short"], TOLD)
+        for words, name in (
+            ("Drivers killed at random", "kills"),
+            ("Redis emptied", "flush"),
+            ("A course begins", "herd"),
+            ("Settled machines", "watching"),
+            ("Time the platform adds", "added_time"),
+        )
+    ),
+)
 
 
-def _runs(state: Path) -> bool:
+def runs(state: Path) -> bool:
     """Whether this cloud's Keystone is there."""
     for path in (state / "run").glob("*.pid"):
         try:
@@ -36,7 +52,7 @@ def _runs(state: Path) -> bool:
     return False
 
 
-def _down(state: Path, *options: str) -> None:
+def down(state: Path, *options: str) -> None:
     command = [str(ROOT / "deploy" / "openstack" / "down"), *options]
     subprocess.run(command, env=os.environ | {"VISA_OPENSTACK_STATE": str(state)}, capture_output=True, check=False)
 
@@ -52,8 +68,8 @@ def _kind(words: str, state: Path, options: list[str], tests: list[str], count: 
         return
     environment = {"VISA_TEST_OPENSTACK": str(state)}
     checks.run_tests(f"Tests with OpenStack, {words}", ["-m", "openstack", *tests], count, environment)
-    if state == GUESTS:
-        checks.check(JOURNEY, count)
+    for one in [JOURNEY] if state == GUESTS else SHORT:
+        checks.check(one, count)
 
 
 def run(count: Count) -> None:
@@ -62,11 +78,11 @@ def run(count: Count) -> None:
         print("An OpenStack of our own is brought up by root only: run this as root.", flush=True)
         count.failed += 1
         return
-    before = _runs(GUESTS)
-    _down(FAKE)
+    before = runs(GUESTS)
+    down(FAKE)
     _kind("guests", GUESTS, [], BOOTED, count)
-    _down(GUESTS)
+    down(GUESTS)
     _kind("fake guests", FAKE, ["--fake", "2"], [], count)
-    _down(FAKE, "--purge")
+    down(FAKE, "--purge")
     if before:
         demo_openstack.up([], step, state=GUESTS)

@@ -90,6 +90,8 @@ class Wire:
         self.fault = Fault.NONE
         self.reads = False
         self.calls: list[tuple[str, str]] = []
+        #: when each call arrived, in seconds of the day's clock
+        self.times: list[float] = []
         self._rules: list[Rule] = []
         self._told: dict[str, Answer] = {}
         self._upstream = (host, port)
@@ -180,6 +182,7 @@ class Wire:
     def _rule_for(self, method: str, path: str) -> Rule:
         with self._lock:
             self.calls.append((method, path))
+            self.times.append(time.time())
             for rule in self._rules:
                 if rule.matches(method, path):
                     rule.hits += 1

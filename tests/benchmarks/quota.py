@@ -4,10 +4,10 @@ Eight processes send 10,000 launches through `actions.launch` for a few people, 
 and delete some of what they got, which ends through `provisioning.advance` and a cloud as ever. Two things must not
 happen:
 
-overshoot: somebody holds more than the limit. Told by the database itself: at each reservation a trigger adds up all that
+overshoot: somebody holds more than the limit. Told by the database itself: at each reservation a trigger adds up what
 the person holds, under the lock that the reservation was made with. It does not ask the counter.
 
-wrong refusal: somebody is refused although it would have fitted. Each value the counter ever had is kept, with its time;
+wrong refusal: somebody is refused although it would have fitted. Each value the counter ever had is kept, with a time;
 a refusal is wrong where none of the values it can have met leaves too little.
 
 `--control` reserves by counting first and inserting afterwards, to show that both are noticed.

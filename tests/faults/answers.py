@@ -176,7 +176,7 @@ def f24(ground: Ground) -> float:
 
     nova = ground.site.sdk("admin").compute
     name = f"impossible-{ground.site.environment}"
-    flavour = nova.create_flavor(name=name, ram=1024, vcpus=1, disk=1, is_public=True)
+    flavour = nova.create_flavor(name=name, ram=1024, vcpus=1, disk=4, is_public=True)
     nova.create_flavor_extra_specs(flavour, {"trait:CUSTOM_NOBODY_HAS": "required"})
     try:
         row = Flavour.objects.create(slug=name, name="Impossible", cloud_name=name, cores=1, memory_mib=1024)

@@ -1,0 +1,121 @@
+"""What settled machines cost: `python -m tests.benchmarks.watching`.
+
+So many machines (1,000) are made before a real OpenStack and left alone; then for some minutes each call to the cloud
+is counted at the wire, the processor time of workers, timetable and reconciler is read, and PostgreSQL's transactions.
+The same is done with half as many, to tell what grows. Nova's pages hold three servers in deploy/openstack: how many
+calls there would be with Nova's own pages of 1,000 is told beside it. `--short` is 8 machines and 40 s.
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.demo_platform import as_interrupt
+from tests.faults.site import Site, a_site, until
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What so many settled machines cost in a minute: calls by service, those that turn pages, share of a core."""
+
+    machines: int
+    calls: dict[str, float]
+    pages: float
+    cpu: float
+    transactions: float
+
+    def line(self, each: int) -> str:
+        whole = sum(self.calls.values())
+        # A full pass asks for a page more than there are whole ones; with large pages that is one or two.
+        large = (
+            whole - self.pages + self.pages * math.ceil(self.machines / 1000) / max(1, math.ceil(self.machines / each))
+        )
+        told = ", ".join(f"{name} {number:.1f}" for name, number in sorted(self.calls.items()))
+        return (
+            f"  {self.machines:5} machines: {whole:.1f} calls a minute ({told}); with pages of 1,000: {large:.1f}; "
+            f"{100 * self.cpu:.2f} % of a core; {self.transactions:.0f} transactions a minute"
+        )
+
+
+def _cpu(site: Site) -> float:
+    """Processor seconds of the drivers and their children so far."""
+    roots = {site.running(name).pid for name in ("worker", "beat", "reconciler")}
+    total = 0.0
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = place.parent.name, place.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(pid) in roots or int(rest[1]) in roots:
+            total += (int(rest[11]) + int(rest[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def _transactions() -> int:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("select xact_commit + xact_rollback from pg_stat_database where datname = current_database()")
+        return int(cursor.fetchone()[0])
+
+
+def measure(site: Site, machines: int, seconds: float) -> Cost:
+    """Watches for so long."""
+    before = {name: len(wire.calls) for name, wire in site.wires.items()}
+    cpu, transactions, began = _cpu(site), _transactions(), time.monotonic()
+    time.sleep(seconds)
+    minutes = (time.monotonic() - began) / 60
+    calls: Counter[str] = Counter()
+    pages = 0
+    for name, wire in site.wires.items():
+        new = wire.calls[before[name] :]
+        calls[name] = len(new)
+        pages += sum("marker=" in path and "changes-since" not in path for _method, path in new)
+    return Cost(
+        machines=machines,
+        calls={name: number / minutes for name, number in calls.items() if number},
+        pages=pages / minutes,
+        cpu=(_cpu(site) - cpu) / (minutes * 60),
+        transactions=(_transactions() - transactions) / minutes,
+    )
+
+
+def _fill(site: Site, number: int) -> None:
+    """So many machines more, all ready."""
+    from instances.models import Instance
+
+    wanted = Instance.objects.count() + number
+    people = [site.person() for _ in range(10)]
+    for place in range(number):
+        site.launch(by=people[place % 10])
+    active = Instance.objects.filter(state="active")
+    until(lambda: active.count() == wanted, 120 + 20 * number, "all are ready", every=1)
+
+
+def main() -> int:
+    """Prints the figures; 1 where one is not reached."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.watching", description=__doc__)
+    parser.add_argument("--machines", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=660, help="each time: two full passes (660)")
+    parser.add_argument("--short", action="store_true", help="8 machines, 40 s")
+    asked = parser.parse_args()
+    number, seconds = (8, 40.0) if asked.short else (asked.machines, asked.seconds)
+    as_interrupt()
+    found: list[Cost] = []
+    with a_site(scale=1.0, creates=20) as site:
+        for part in (number // 2, number - number // 2):
+            _fill(site, part)
+            time.sleep(20)  # what was on its way has come to rest
+            found.append(measure(site, sum(one.machines for one in found[:1]) + part, seconds))
+    for one in found:
+        print(one.line(3))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
