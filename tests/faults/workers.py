@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from typing import Any
 
+from deploy.processes import ROOT
 from instances import checkpoints
 from tests.faults.kills import stopped_at
 from tests.faults.matrix import Ground, fault
@@ -225,3 +228,68 @@ def platform_python() -> list[str]:
     from deploy.demo_platform import PYTHON
 
     return list(PYTHON)
+
+
+@fault("F09", "a worker freezes before its POST, for longer than its lease and the quiet period", within=60 + 120 + 60)
+def f09(ground: Ground) -> float:
+    site = ground.site
+    with stopped_at(site.platform.directory / "checkpoints", checkpoints.INTENT_COMMITTED) as stop:
+        machine = ground.launch()
+        stop.pid(30 * ground.usual)
+        stop.arrived.unlink()  # nobody else stops here
+        began = time.monotonic()
+        site.until_state(machine, "active", seconds=ground.allowed)
+        before = made(ground)["nova"]
+    # It goes on, and asks Nova for a second server on the same port.
+    until(lambda: made(ground)["nova"] > before, 30, "the frozen one asks")
+    live = [one for one in site.servers() if one.metadata["visa_instance"] == str(machine) and one.status == "ACTIVE"]
+    assert len(live) == 1, f"{len(live)} servers run"
+    ground.sound()
+    return time.monotonic() - began
+
+
+@fault("F40", "old code runs on new tables, and code that is too old takes no step", within=120)
+def f40(ground: Ground) -> float:
+    test = "tests/instances/test_releases.py"
+    began = time.monotonic()
+    said = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", test],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith(("VISA_", "DJANGO_", "OS_"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, f"{test}: {said.stdout[-300:]}"
+    return time.monotonic() - began
+
+
+@fault("F41", "many launch at once: creates are paced, people take turns, everybody is told their place", within=10)
+def f41(ground: Ground) -> float:
+    from instances import access
+    from instances.models import Instance
+
+    site = ground.site
+    greedy, modest = site.person(), site.person()
+    began = time.monotonic()
+    many = [ground.launch(by=greedy) for _ in range(site.creates + 3)]
+    last = ground.launch(by=modest)
+    took = (time.monotonic() - began) / (len(many) + 1)
+    assert took < 1, f"{took:.1f} s for a launch to be accepted"
+    waiting = [one for one in many if site.row(one).state == "waiting"]
+    if waiting:
+        view = access.instance_for(greedy, waiting[-1])
+        assert "line" in f"{view.state_words} {view.reason} {view}", view
+    most = 0
+
+    def all_made() -> bool:
+        nonlocal most
+        most = max(most, Instance.objects.filter(admitted_at__isnull=False, deleted_at=None).count())
+        return not Instance.objects.filter(id__in=[*many, last]).exclude(state="active").exists()
+
+    until(all_made, ground.allowed, "all are made")
+    assert most <= site.creates, f"{most} creates in flight"
+    ready = {one: site.row(one).ready_at for one in [*many, last]}
+    assert ready[last] < max(ready[one] for one in many), "who came last with one machine waited for all of another's"
+    ground.sound()
+    return time.monotonic() - began
