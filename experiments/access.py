@@ -328,13 +328,7 @@ def _found(identities: tuple[Identity, ...], person: Person, text: str, now: dat
     """The row a text names, exactly first and then without punctuation at its end. Raises `NotADoi`, `UnknownDoi`."""
     asked = parse(text)
     keys = [candidate.key for candidate in doi.candidates(asked)]
-    rows = {
-        row.key: row
-        for row in _visible_to(identities, now)
-        .filter(key__in=keys)
-        .select_related(*_WITH)
-        .prefetch_related("techniques")
-    }
+    rows = {row.key: row for row in _visible_to(identities, now).filter(key__in=keys).select_related(*_WITH)}
     for key in keys:
         if key in rows:
             return rows[key]
@@ -410,15 +404,16 @@ def launchable(person: User, text: str) -> LaunchableDataset:
 def still_launchable(person: User, dataset_id: int) -> LaunchableDataset:
     """The same by the dataset's id: asked again where time has passed since the launch was accepted."""
     now, identities = timezone.now(), _identities(person)
-    row = (
-        _visible_to(identities, now).filter(pk=dataset_id).select_related(*_WITH).prefetch_related("techniques").first()
-    )
+    row = _visible_to(identities, now).filter(pk=dataset_id).select_related(*_WITH).first()
     if row is None:
         raise UnknownDoi(_("These data are not known here any more."))
     return _launchable(row, identities, person, now)
 
 
 def _launchable(row: Dataset, identities: tuple[Identity, ...], person: User, now: datetime) -> LaunchableDataset:
+    verdict = row.verdict(now)
+    if verdict.open and row.path and person.is_active:
+        return _to_launch(row)  # open data that are here: whose they are need not be asked
     page = _page(row, identities, person, now)
     refusals = {
         Outcome.CLOSED: DatasetClosed,
@@ -434,12 +429,16 @@ def _launchable(row: Dataset, identities: tuple[Identity, ...], person: User, no
         }
         refusal = refusals.get(page.outcome, DatasetClosed)
         raise refusal(page.why, way_out=page.way_out, field="doi", detail=detail)
+    return _to_launch(row)
+
+
+def _to_launch(row: Dataset) -> LaunchableDataset:
     return LaunchableDataset(
         id=row.pk,
         public_id=row.public_id,
         minted=row.minted,
         key=row.key,
-        path=page.dataset.path,
+        path=doi.path(Doi(minted=row.minted, key=row.key)),
         title=row.title,
         mounts=_mounts(row),
     )

@@ -7,6 +7,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from experiments import access as data_access
@@ -156,15 +157,13 @@ def launch(wish: Launch, *, by: User) -> Launched:
             way_out=_("Leave it out, or send up to 64 letters and digits."),
             field="key",
         )
-    known = _known(by, key, dataset.id)
-    if known is not None:
-        return known
-    resumed = _resume(by, dataset.id)
-    if resumed is not None:
-        return resumed
+    if Instance.objects.filter(Q(launch_key=key) | Q(dataset_id=dataset.id, deleted_at=None), owner=by).exists():
+        known = _known(by, key, dataset.id) or _resume(by, dataset.id)
+        if known is not None:
+            return known
     subject = subject_of(by)
     image = _image(wish.image)
-    flavour = _flavour(wish.flavour, allowances.standing_of(subject))
+    flavour = _flavour(wish.flavour, subject)
     instance_id = uuid.uuid4()
     try:
         with transaction.atomic():
@@ -328,7 +327,8 @@ def _image(slug: str) -> Image:
     return image
 
 
-def _flavour(slug: str, standing: Standing) -> Flavour:
+def _flavour(slug: str, subject: Subject) -> Flavour:
+    """The size that is asked for; for none, the first that still fits into the person's allowance."""
     flavours = list(Flavour.objects.filter(enabled=True))
     if slug:
         for flavour in flavours:
@@ -341,4 +341,5 @@ def _flavour(slug: str, standing: Standing) -> Flavour:
         )
     if not flavours:
         raise NothingOffered(_("This site offers no sizes yet."), way_out=_("An administrator has to add a flavour."))
+    standing = allowances.standing_of(subject)
     return next((one for one in flavours if not standing.shortfalls(one.resources)), flavours[0])

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, Func, Q, Value, When
+from django.db.models import Case, Exists, Func, Q, Value, When
 from django.db.models.functions import Now
 from django.utils.translation import gettext_noop as _
 
@@ -101,9 +101,8 @@ def admit() -> list[UUID]:
     is let in while the cloud, or what a create needs of it, is away.
     """
     waiting = Instance.objects.filter(state=State.WAITING, deleted_at=None)
-    if not waiting.filter(due_at__lte=Now()).exists():
-        return []
-    if ServiceState.objects.filter(Q(opened_at__isnull=False) | Q(not_before__gt=Now())).exists():
+    away = ServiceState.objects.filter(Q(opened_at__isnull=False) | Q(not_before__gt=Now()))
+    if not waiting.filter(~Exists(away), due_at__lte=Now()).exists():
         return []
     cloud = settings.ENVIRONMENT.cloud
     with transaction.atomic(), connection.cursor() as cursor:

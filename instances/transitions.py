@@ -12,13 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from instances import releases
+from instances import nudges, releases
 from instances.announcements import announce
 from instances.lifecycle import Seen, State, Wanted, state_of
 from instances.models import Image, Instance, InstanceEvent, Release
@@ -93,6 +94,7 @@ def begin(
         due_at=Now(),
         created_at=Now(),
     )
+    nudges.say()
     _tell(instance, [Event(kind="wanted.running")], by=owner)
     return instance
 
@@ -128,6 +130,7 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None, why: str = "") -
             return False  # somebody was first; their event tells the story
         instance = Instance.objects.select_related("owner").get(id=instance_id)
         _restate(instance)
+        nudges.say()
         told = [Event(kind=f"wanted.{wanted}")] + ([Event(kind="reason", text=why)] if why else [])
         _tell(instance, told, by=by)
     return True
@@ -151,6 +154,7 @@ def ask_reboot(instance_id: UUID, *, by: User) -> bool:
             return False
         instance = Instance.objects.select_related("owner").get(id=instance_id)
         _restate(instance)
+        nudges.say()
         _tell(instance, [Event(kind="wanted.reboot")], by=by)
     return True
 
@@ -179,39 +183,37 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
 
 def look_again(instance_id: UUID) -> None:
     """Makes a machine due now, for whoever wants to know something of it."""
-    Instance.objects.filter(id=instance_id, deleted_at=None, due_at__gt=Now()).update(due_at=Now())
+    if Instance.objects.filter(id=instance_id, deleted_at=None, due_at__gt=Now()).update(due_at=Now()):
+        nudges.say()
 
 
 def let_in(ids: Collection[UUID]) -> list[UUID]:
     """Ends these rows' waiting in line: from now on they count among the creates in flight. Returns whose it ended."""
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         waiting = list(
             Instance.objects.select_for_update(of=("self",))
             .select_related("owner")
+            .only("id", "owner__public_id")
             .filter(id__in=ids, state=State.WAITING, deleted_at=None)
             .order_by("serial")
         )
+        if not waiting:
+            return []
         Instance.objects.filter(id__in=[one.id for one in waiting]).update(
             admitted_at=Now(), due_at=Now(), step_since=Now(), state=State.BUILDING
         )
-        for one in waiting:
-            _tell(one, [])
+        nudges.say()
+        _tell_all([(one, one.owner, State.BUILDING) for one in waiting], [])
     return [one.id for one in waiting]
 
 
 def write(claim: Claim, changes: Mapping[str, object], *, events: Sequence[Event] = ()) -> bool:
     """Writes what a worker saw or did, under the fence. False where the claim was lost: then nothing was written."""
-    with transaction.atomic():
-        moved = Instance.objects.filter(id=claim.instance.id, fence=claim.fence, lease_until__gt=Now()).update(
-            **changes
-        )
-        if moved != 1:
-            return False
-        instance = Instance.objects.select_related("owner").get(id=claim.instance.id)
-        changed = _restate(instance)
-        if events or changed:
-            _tell(instance, events)
-    return True
+    if not events and STATED.isdisjoint(changes):
+        return _held(claim).update(**changes) == 1
+    with transaction.atomic(savepoint=False):
+        current = _held(claim).select_for_update().only(*_JUDGED).first()
+        return current is not None and _put(claim, current, changes, events)
 
 
 def release(
@@ -222,8 +224,9 @@ def release(
     A wish that arrived meanwhile made the row due at once; it stays due. None where the claim was lost: then nothing
     was written.
     """
-    with transaction.atomic():
-        current = Instance.objects.select_for_update().filter(id=claim.instance.id).first()
+    with transaction.atomic(savepoint=False):
+        # Locked as long as this lasts: whose claim it is now cannot change before the commit.
+        current = _held(claim).select_for_update().only(*_JUDGED).first()
         if current is None:
             return None
         wished = current.wanted_at != claim.instance.wanted_at or (
@@ -235,7 +238,22 @@ def release(
             events = [event for event in events if not event.verdict]
             again_in = timedelta(0)
         last = {**changes, "due_at": Now() + again_in, "lease_until": None, "lease_owner": ""}
-        return Released(judged=not wished) if write(claim, last, events=events) else None
+        return Released(judged=not wished) if _put(claim, current, last, events) else None
+
+
+def _held(claim: Claim) -> QuerySet[Instance]:
+    """The row of a claim, while it holds."""
+    return Instance.objects.filter(id=claim.instance.id, fence=claim.fence, lease_until__gt=Now())
+
+
+def _put(claim: Claim, current: Instance, changes: Mapping[str, object], events: Sequence[Event]) -> bool:
+    """Writes the row, which is locked as `current`, with the state that follows, and what is to be told of it."""
+    state = _state_of(current, changes)
+    if Instance.objects.filter(id=current.id).update(**changes, state=state) != 1:
+        return False
+    if events or state != current.state:
+        _tell_all([(current, claim.instance.owner, state)], events)
+    return True
 
 
 #: takes the row in one statement; `statement_timestamp()` is Django's Now()
@@ -252,6 +270,13 @@ _CLAIM: Final = f"""
     FROM due WHERE one.id = due.id RETURNING one.id, one.fence
 """  # noqa: S608 - our own names
 
+#: fields that the one word is derived from; and the word
+STATED: Final = frozenset(
+    {"wanted", "seen", "failed", "gone", "deleted_at", "reboot_wanted_at", "had_server", "admitted_at", "state"}
+)
+#: those, and when the wish was made, which tells whether a newer one came
+_JUDGED: Final = (*sorted(STATED), "wanted_at")
+
 #: fields that judge the wish a worker knew, not the sight it had
 VERDICTS: Final = frozenset(
     {
@@ -266,17 +291,27 @@ def _me() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
+def _state_of(instance: Instance, changes: Mapping[str, object]) -> State:
+    """The one word for a row with these changes. A time may be one that the database is yet to tell: it is not None."""
+
+    def is_now(name: str) -> Any:
+        return changes.get(name, getattr(instance, name))
+
+    seen = Seen(is_now("seen"))
+    return state_of(
+        Wanted(is_now("wanted")),
+        seen,
+        failed=is_now("failed"),
+        gone=is_now("gone"),
+        deleted=is_now("deleted_at") is not None,
+        rebooting=is_now("reboot_wanted_at") is not None,
+        waiting=seen is Seen.ABSENT and not is_now("had_server") and is_now("admitted_at") is None,
+    )
+
+
 def _restate(instance: Instance) -> bool:
     """Derives the one word again; True where it changed."""
-    state = state_of(
-        Wanted(instance.wanted),
-        Seen(instance.seen),
-        failed=instance.failed,
-        gone=instance.gone,
-        deleted=instance.deleted_at is not None,
-        rebooting=instance.reboot_wanted_at is not None,
-        waiting=instance.seen == Seen.ABSENT and not instance.had_server and instance.admitted_at is None,
-    )
+    state = _state_of(instance, {})
     if state == instance.state:
         return False
     Instance.objects.filter(id=instance.id).update(state=state)
@@ -285,24 +320,32 @@ def _restate(instance: Instance) -> bool:
 
 
 def _tell(instance: Instance, events: Sequence[Event], *, by: User | None = None) -> None:
+    _tell_all([(instance, instance.owner, State(instance.state))], events, by=by)
+
+
+def _tell_all(
+    changed: Sequence[tuple[Instance, User, State]], events: Sequence[Event], *, by: User | None = None
+) -> None:
+    """The same events of several machines, each with its owner and the state it is in now."""
     InstanceEvent.objects.bulk_create(
-        InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by) for event in events
+        InstanceEvent(instance=instance, at=Now(), kind=event.kind, text=event.text[:300], by=by)
+        for instance, _owner, _state in changed
+        for event in events
     )
-    # A state that changed without an event is a transition all the same.
-    told = events or [Event(kind=f"state.{instance.state}")]
-    detail = {"state": instance.state, "owner": str(instance.owner.public_id)}
-    actor = by.public_id if by else ""
     trail.record_all(
         [
             Deed(
                 action=f"instance.{event.kind}",
                 kind="instance",
                 object_id=instance.id,
-                actor=actor,
+                actor=by.public_id if by else "",
                 text=event.text if by else "",  # what a person typed
-                detail=detail,
+                detail={"state": state, "owner": str(owner.public_id)},
             )
-            for event in told
+            for instance, owner, state in changed
+            # A state that changed without an event is a transition all the same.
+            for event in events or [Event(kind=f"state.{state}")]
         ]
     )
-    transaction.on_commit(partial(announce, instance.id, instance.owner.public_id))
+    for instance, owner, _state in changed:
+        transaction.on_commit(partial(announce, instance.id, owner.public_id))

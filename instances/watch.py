@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from instances import pacing, releases
+from instances import nudges, pacing, releases
 from instances.cloud.greeting import PATIENCE, which_answer
 from instances.cloud.protocol import Cloud, CloudError, Desktop, Server, ServerStatus, Service
 from instances.lifecycle import Seen, State, Wanted
@@ -161,4 +161,7 @@ def _wake(ids: Collection[UUID]) -> bool:
     """Makes these rows due now, in one UPDATE. True where one was not due already."""
     if not ids:
         return False
-    return Instance.objects.filter(id__in=ids, deleted_at=None, due_at__gt=Now()).update(due_at=Now()) > 0
+    woken = Instance.objects.filter(id__in=ids, deleted_at=None, due_at__gt=Now()).update(due_at=Now()) > 0
+    if woken:
+        nudges.say()
+    return woken

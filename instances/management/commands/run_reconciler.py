@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import guest_reports, provisioning, reconciliation, releases, watch
+from instances import guest_reports, nudges, provisioning, reconciliation, releases, watch
 from instances.cloud.connect import connect
 from instances.pace import pace
 from visa.audit import sealing
@@ -31,12 +31,18 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
-        stopping = threading.Event()
+        stopping, woken = threading.Event(), threading.Event()
+
+        def stop(*_: Any) -> None:
+            stopping.set()
+            woken.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+            signal.signal(number, stop)
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
         threading.Thread(target=_watch, args=(stopping,), name="watch", daemon=True).start()
+        threading.Thread(target=nudges.listen, args=(stopping, woken.set), name="ears", daemon=True).start()
         much = threading.Event()
         helpers = [
             threading.Thread(target=_help, args=(stopping, much), name=f"steps-{number}")
@@ -48,6 +54,7 @@ class Command(BaseCommand):
         seal_at = 0.0
         log.info("the reconciler runs")
         while not stopping.is_set():
+            woken.clear()  # before it is asked: what is said from here on may be newer than the answer
             try:
                 idle = provisioning.advance(cloud) is None
                 if not idle:
@@ -61,13 +68,13 @@ class Command(BaseCommand):
                 connection.close()
                 idle = True
             except Exception:
-                # One row's fault must not stop the others; its lease keeps it away from everybody for a minute.
+                # Nobody's fault must stop the others, or keep this loop spinning.
                 log.exception("a step failed")
                 connection.close()
-                idle = False
+                idle = True
             # Otherwise its one connection stays: it is cheaper than a new one each second, and how doctor sees it live.
             if idle:
-                stopping.wait(POLL_SECONDS)
+                woken.wait(POLL_SECONDS)
         log.info("the reconciler stops")
         much.set()
         for helper in helpers:
