@@ -4,7 +4,7 @@ Rules are what people wish, what workers do, how they die and freeze, what the c
 and time. After them everything is given time to come to rest, and the invariants of `tests.faults.oracle` must hold. At
 every moment in between a machine has at most one live server.
 
-The suite runs 200 examples; `VISA_TEST_EXAMPLES=10000` as many as one likes. What was found once is kept at the end.
+The suite runs 200 examples; `MACHINE_EXAMPLES=10000` as many as one likes. What was found once is kept at the end.
 """
 
 import os
@@ -34,7 +34,7 @@ from visa.errors import Refusal
 if TYPE_CHECKING:
     from uuid import UUID
 
-EXAMPLES = int(os.environ.get("VISA_TEST_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "200"))
 OFFERS = Offering(
     images=OFFERING.images | {"desktop"}, flavours=OFFERING.flavours | {"small", "large"}, networks=OFFERING.networks
 )
