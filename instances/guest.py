@@ -108,7 +108,7 @@ class SecretsView(_Door):
     @extend_schema(
         operation_id="guest_secrets",
         request=ClaimSerializer,
-        responses=answers({200: HandedSerializer}, *BODY, 429),
+        responses=answers({200: HandedSerializer}, *BODY, 404, 429),
     )
     def post(self, request: Request, instance_id: UUID) -> Response:
         ticket = guest_reports.enrolment(instance_id, str(request.auth or ""))
@@ -125,7 +125,7 @@ class ReportsView(_Door):
     @extend_schema(
         operation_id="guest_reports",
         request=ReportSerializer,
-        responses=answers({204: OpenApiResponse(description="Heard.")}, *BODY, 429),
+        responses=answers({204: OpenApiResponse(description="Heard.")}, *BODY, 404, 429),
     )
     def post(self, request: Request, instance_id: UUID) -> Response:
         guest_reports.reporter(instance_id, str(request.auth or ""))

@@ -74,6 +74,7 @@ def paths(owner: User, member: User, flavour: Flavour, image: Image, limit: Limi
         for instance_id in made if "instance_id" in routes.parameters(route) else made[:1]:
             values = {
                 "instance_id": instance_id,
+                "hold_id": 1,
                 "doi": dataset.minted,
                 "slug": "demo",
                 "object_id": flavour.pk,

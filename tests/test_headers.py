@@ -56,6 +56,7 @@ def complaints(answer: Any) -> list[str]:
 def every_path() -> list[str]:
     values = {
         "instance_id": uuid4(),
+        "hold_id": 1,
         "doi": "10.5555/nobody",
         "slug": "demo",
         "object_id": "0",
