@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -336,13 +337,10 @@ def test_what_the_environment_says_of_no_repository_is_a_fault(
         read(tmp_path, **{variable: value})
 
 
-def test_settings_no_machine_could_use_are_found_before_the_first_launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: object
-) -> None:
+def test_settings_no_machine_could_use_are_found_before_the_first_launch(tmp_path: Path, settings: Any) -> None:
     good = read(tmp_path, VISA_CVMFS_PINS="software.eessi.io=tag:2026.1")
     bad = replace(good, cvmfs_pins={"software.eessi.io": "hash:8d9f0a6"})
 
     for data, ids in ((good, []), (bad, ["instances.E003"])):
-        told = replace(settings.ENVIRONMENT, data=data)  # type: ignore[attr-defined]  # pytest-django's settings
-        monkeypatch.setattr(settings, "ENVIRONMENT", told)
+        settings.ENVIRONMENT = replace(settings.ENVIRONMENT, data=data)
         assert [message.id for message in machines_can_be_told_about_the_software(None)] == ids
