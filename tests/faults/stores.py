@@ -272,10 +272,9 @@ def f31(ground: Ground) -> float:
     assert browser.visitor.session.get(f"{browser.visitor.url}/api/v1/me/", timeout=30).status_code == 200
     machine = _accepted(ground, browser.ask())
     stranger = demo_check.Visitor(ground.site.platform.url)
-    page = stranger.session.get(f"{stranger.url}/signin/?next=/", timeout=30)
-    assert page.status_code in {200, 503}, page.status_code
-    assert "sign" in page.text.lower()
-    assert "Traceback" not in page.text
+    # With one provider there is no page of ours in between: the browser is sent on, or told that it cannot be.
+    page = stranger.session.get(f"{stranger.url}/signin/?next=/", timeout=30, allow_redirects=False)
+    assert page.status_code in {200, 302, 503}, page.status_code
     ground.site.platform.start_identity_provider()
     began = time.monotonic()
     until(lambda: _signs_in(ground), 30, "people can sign in again", every=0.5)

@@ -209,7 +209,6 @@ class Machines(RuleBasedStateMachine):
             self._thaw(worker)
         if hasattr(self, "cloud"):
             self._come_to_rest()
-        forget()
 
     def _come_to_rest(self) -> None:
         """Nothing goes wrong any more, time passes, and everybody does what they do: then all must hold."""
@@ -273,6 +272,7 @@ def world(transactional_db: None, vnc: Desktop) -> Iterator[type[Machines]]:
     checkpoints.told(passing)
     yield Machines
     checkpoints.told(None)
+    forget()
 
 
 def test_whatever_goes_wrong_all_is_well_in_the_end(world: type[Machines]) -> None:
