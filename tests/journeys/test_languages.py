@@ -1,4 +1,4 @@
-"""The way of a scientist in French and in German: everything fits at 360 px, and nothing of it is said in English."""
+"""The ways of people in French and in German: everything fits at 360 px, and nothing of it is said in English."""
 
 import re
 
@@ -19,7 +19,7 @@ ENGLISH = re.compile(r"\b(the|your|with|and|you|this|are)\b", re.IGNORECASE)
 OURS = """() => {
     const copy = document.body.cloneNode(true);
     const given = "h1, .lead, .rows li, .choice span, .name, .facts dd, .crumb, .card p:not([class]), code, [lang]";
-    for (const part of copy.querySelectorAll(`${given}, script, noscript`)) part.remove();
+    for (const part of copy.querySelectorAll(`${given}, pre, script, noscript`)) part.remove();
     return copy.textContent;
 }"""
 
@@ -30,6 +30,16 @@ def speaks_no_english(page: Page) -> None:
     assert (page.url, ENGLISH.findall(ours)) == (page.url, [])
 
 
+def fits_and_speaks_no_english(page: Page) -> None:
+    """Looks at the page that is there, or comes."""
+    # a click's way may still be under way, and between two pages there is nothing to look at
+    expect(page.locator("body h1").first).to_be_attached()
+    page.wait_for_load_state()
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert (page.url, wide) == (page.url, 0)
+    speaks_no_english(page)
+
+
 @pytest.mark.parametrize("language", WORDS)
 def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     sign_out, start, open_desktop, leave, remove, for_good = WORDS[language]
@@ -38,12 +48,7 @@ def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     expect(page.get_by_role("button", name=sign_out)).to_be_visible()
 
     def look() -> None:
-        # a click's way may still be under way, and between two pages there is nothing to look at
-        expect(page.locator("body h1").first).to_be_attached()
-        page.wait_for_load_state()
-        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert (page.url, wide) == (page.url, 0)
-        speaks_no_english(page)
+        fits_and_speaks_no_english(page)
 
     for path in ("/", "/help/", "/search/", "/search/?q=no-such-word", "/experiments/", f"/data/{OPEN}"):
         page.goto(path)
@@ -74,3 +79,35 @@ def test_the_whole_way_in_another_language(visit: Visit, language: str) -> None:
     look()
     page.get_by_role("button", name=for_good).click()
     expect(page.locator("#machines li")).to_have_count(0, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_who_looks_after_the_site_reads_their_own_language(visit: Visit, language: str) -> None:
+    sign_out, *_ = WORDS[language]
+    owner = visit("Stranger")
+    owner.goto(f"/launch/{OPEN}")
+    owner.get_by_role("button", name="Start the machine").click()
+    owner.wait_for_url(re.compile(r"/machines/[0-9a-f-]{36}/$"))
+
+    page = visit("Administrator", viewport={"width": 360, "height": 740})
+    page.get_by_role("button", name=language).click()
+    expect(page.get_by_role("button", name=sign_out)).to_be_visible()
+
+    for path in ("/", "/machines/all/", "/machines/all/?owner=no-such-person", "/machines/reconciliation/", "/audit/"):
+        page.goto(path)
+        fits_and_speaks_no_english(page)
+    page.goto("/audit/?day=no-such-day")
+    fits_and_speaks_no_english(page)
+    page.goto(owner.url)
+    fits_and_speaks_no_english(page)
+    page.locator("#console").click()
+    fits_and_speaks_no_english(page)
+    page.goto(owner.url + "delete/")
+    fits_and_speaks_no_english(page)
+    page.locator("#reason").fill("–")
+    page.locator("button.danger").click()
+    page.wait_for_url("**/machines/all/")
+    fits_and_speaks_no_english(page)
+
+    owner.goto("/")
+    expect(owner.locator("#machines li")).to_have_count(0, timeout=PATIENCE)
