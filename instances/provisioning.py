@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils.translation import gettext_noop as _
 
 from instances import checkpoints, creating, ending, following, listening, notices, pacing, releases, transitions
@@ -55,22 +55,42 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
         return None
     checkpoint(checkpoints.CLAIMED)
     visit = Visit(cloud=cloud, claim=claim, gate=gate)
-    sight = look(visit)
-    listening.listen(visit, sight)
     try:
-        outcome = _step(visit, sight)
-    except CloudError as error:
-        outcome = _waiting(claim, sight, error)
-    pacing.answered(gate, visit.heard)
-    if outcome is None:
+        outcome = _visited(visit)
+        written = outcome is not None and _write_back(claim, outcome)
+    except (OperationalError, InterfaceError):
+        raise  # the only truth is away; the lease keeps the row until it is back
+    except Exception:
+        log.exception("a step of instance %s broke", claim.instance.id)
+        outcome = _broken(claim.instance)
+        written = _write_back(claim, outcome)
+    if outcome is None or not written:
         return None  # fenced out: forget everything, undo nothing
-    if not _write_back(claim, outcome):
-        return None
     if outcome.then:
         checkpoint(outcome.then)
     if claim.instance.admitted_at is not None and outcome.changes.get("admitted_at", claim) is None:
         pacing.admit()  # its place is free
     return outcome.again_in
+
+
+def _visited(visit: Visit) -> Outcome | None:
+    """Looks, decides and takes the step. None where the claim was lost."""
+    sight = look(visit)
+    listening.listen(visit, sight)
+    try:
+        outcome = _step(visit, sight)
+    except CloudError as error:
+        outcome = _waiting(visit.claim, sight, error)
+    pacing.answered(visit.gate, visit.heard)
+    return outcome
+
+
+def _broken(instance: Instance) -> Outcome:
+    """A fault of our own: this row alone waits, ever longer, and says so. What it was about to do it looks for anew."""
+    changes: dict[str, object] = {"failures": instance.failures + 1}
+    if not instance.failed and not instance.gone:
+        changes |= saying("step_broke")
+    return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
 
 
 def _write_back(claim: Claim, outcome: Outcome) -> bool:
