@@ -151,9 +151,9 @@ class Pace:
     #: what the deadlines of the sights are multiplied by
     deadlines: float = 1.0
 
-    def deadline(self, seen: "Seen") -> timedelta:
-        """How long this sight may last while it is not what is wanted."""
-        usual = DEADLINES[seen]
+    def deadline(self, seen: "Seen", *, build: timedelta | None = None) -> timedelta:
+        """How long this sight may last while it is not what is wanted; `build` is what this size's builds may."""
+        usual = build if seen is Seen.BUILDING and build is not None else DEADLINES[seen]
         return usual if usual == timedelta.max else usual * self.deadlines
 
     def on_its_way(self, age: timedelta) -> timedelta:

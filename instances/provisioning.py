@@ -137,7 +137,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         wanted,
         seen,
         had_server=instance.had_server,
-        overdue=claim.now - since > pace().deadline(seen),
+        overdue=claim.now - since > pace().deadline(seen, build=instance.flavour.build_time),
         reboot=instance.reboot_wanted_at is not None and instance.reboot_sent_at is None,
         followed=instance.fulfilled_at is not None,
         was_ready=instance.ready_at is not None,

@@ -69,7 +69,9 @@ class _WithNames(admin.ModelAdmin[Any]):
 
 @admin.register(Flavour)
 class FlavourAdmin(KeptInUse):
-    audit_values = ("slug", "cores", "memory_mib", "disk_gib", "gpus", "cloud_name", "enabled", "position")
+    audit_values = (
+        *("slug", "cores", "memory_mib", "disk_gib", "gpus", "cloud_name", "enabled", "position", "build_minutes"),
+    )
     list_display = ["name", "slug", "cores", "memory_mib", "disk_gib", "gpus", "cloud_name", "enabled", "position"]
     list_filter = ["enabled"]
     prepopulated_fields = {"slug": ["name"]}

@@ -1,5 +1,6 @@
 """Sizes, limits and what is used of them. Subjects are named by (kind, key), so that nothing here looks upward."""
 
+from datetime import timedelta
 from typing import ClassVar
 
 from django.core.validators import MinValueValidator, RegexValidator
@@ -25,6 +26,13 @@ class Flavour(models.Model):
     gpus = models.PositiveIntegerField(_("GPUs"), default=0)
     enabled = models.BooleanField(default=True, help_text=_("People may start machines of this size."))
     position = models.PositiveSmallIntegerField(default=0, help_text=_("Smaller numbers come first."))
+    build_minutes = models.PositiveSmallIntegerField(
+        _("build time (minutes)"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("How long the cloud may take to make one before it is made anew; empty for 15 minutes."),
+    )
 
     class Meta:
         ordering: ClassVar[list[str]] = ["position", "cores", "memory_mib", "slug"]
@@ -32,6 +40,11 @@ class Flavour(models.Model):
     @override
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def build_time(self) -> timedelta | None:
+        """How long the cloud may take to make one; None for what is usual."""
+        return None if self.build_minutes is None else timedelta(minutes=self.build_minutes)
 
     @property
     def resources(self) -> Resources:

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from instances.cloud.local import LocalCloud
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import Cloud
+from instances.pace import pace
 from visa.environment import Cloud as CloudSettings
 from visa.environment import CloudKind
 
@@ -21,11 +22,11 @@ def connect() -> Cloud:
     asked: CloudSettings | None = settings.ENVIRONMENT.cloud
     if asked is None:
         raise ImproperlyConfigured(f"a {settings.ENVIRONMENT.process} process drives no machines and has no cloud")
-    return _connected(asked)
+    return _connected(asked, pace().call.total_seconds())
 
 
 @cache
-def _connected(asked: CloudSettings) -> Cloud:
+def _connected(asked: CloudSettings, seconds: float) -> Cloud:
     match asked.kind:
         case CloudKind.MEMORY:
             return MemoryCloud(cores=asked.cores, memory_mib=asked.memory_mib, gpus=asked.gpus)
@@ -36,9 +37,12 @@ def _connected(asked: CloudSettings) -> Cloud:
                 cores=asked.cores,
                 memory_mib=asked.memory_mib,
                 gpus=asked.gpus,
+                patience=seconds / 2,
             )
         case CloudKind.OPENSTACK:
             # Only where it is used: the SDK takes most of a second to import.
             from instances.cloud.openstack import OpenStackCloud
 
-            return OpenStackCloud(cloud=asked.name, network=asked.network, environment=asked.environment)
+            return OpenStackCloud(
+                cloud=asked.name, network=asked.network, environment=asked.environment, seconds=seconds
+            )

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from django.conf import LazySettings
 from django.db.models.functions import Now
+from django.utils import timezone
 from typing_extensions import override
 
 from instances import access, actions, pacing, provisioning
@@ -145,6 +146,22 @@ def test_a_build_that_never_ends_is_made_again_once(launched: UUID, vnc: Desktop
 
     assert (row.state, row.reason_code, cloud.made) == (State.ERROR, "too_slow", 2)
     assert not list(cloud.list())
+
+
+def test_a_size_may_take_longer_to_be_made_than_others(launched: UUID, vnc: Desktop, flavour: Flavour) -> None:
+    """A large image on a slow store is no fault; a size that is always quick may say so too."""
+    cloud = MemoryCloud(looks=10**6, desktop=vnc, offering=EVERYTHING)
+
+    def state_after(minutes: int) -> str:
+        settle(cloud, launched, steps=4)
+        Instance.objects.filter(id=launched, seen="building").update(step_since=Now() - timedelta(minutes=minutes))
+        settle(cloud, launched, steps=1)
+        return Instance.objects.get(id=launched).reason_code
+
+    flavour.build_minutes = 40
+    flavour.save()
+    assert state_after(39) == ""
+    assert state_after(41) == "retry_too_slow"
 
 
 def test_an_error_of_a_machine_that_was_ready_is_shown_and_nothing_is_deleted(
@@ -333,3 +350,51 @@ def test_what_an_operator_did_is_shown(
     assert view.state_words
     assert (row.wanted == Wanted.STOPPED) is (state is not State.RESIZING)
     assert view.can_start is (state is not State.RESIZING)
+
+
+def test_a_machine_that_was_moved_to_another_host_says_so_once(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
+    settle(cloud, launched)
+    assert "moved" not in events(owner, launched), "where it is seen for the first time is no move"
+
+    class Moved(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            return tuple(replace(one, host="h2") for one in cloud.find(instance_id))
+
+    settle(Moved(), launched, steps=2)
+
+    assert events(owner, launched).count("moved") == 1
+    assert Instance.objects.get(id=launched).cloud_host == "h2"
+
+
+def test_a_step_that_breaks_holds_up_its_own_machine_alone_and_waits_ever_longer(
+    launched: UUID, vnc: Desktop, owner: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Surprising(MemoryCloud):
+        breaks = True
+
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            if self.breaks and instance_id == launched:
+                raise ZeroDivisionError("nobody thought of this")
+            return super().find(instance_id)
+
+    cloud = Surprising(desktop=vnc, offering=EVERYTHING)
+    other = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    pacing.admit()
+
+    while provisioning.advance(cloud) is not None:
+        pass  # a tick: it takes what is due until nothing is
+
+    assert Instance.objects.get(id=other).had_server
+    row = Instance.objects.get(id=launched)
+    assert (row.failures, row.reason_code, row.lease_until) == (1, "step_broke", None)
+    assert "nobody thought of this" in caplog.text
+    assert "nobody thought" not in access.instance_for(owner, launched).reason
+    settle(cloud, launched, steps=9)
+    again = Instance.objects.filter(id=launched).values_list("due_at", flat=True)[0] - timezone.now()
+    assert again > timedelta(0)
+    assert Instance.objects.get(id=launched).failures == 10
+
+    cloud.breaks = False
+    assert (settle(cloud, launched).state, settle(cloud, launched).reason_code) == (State.ACTIVE, "")

@@ -1,9 +1,14 @@
 """Which cloud a process gets, and that a site cannot run on one without machines."""
 
+import socket
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import yaml
 from django.conf import settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -13,6 +18,7 @@ from instances.cloud.connect import connect
 from instances.cloud.local import LocalCloud
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.openstack import OpenStackCloud
+from instances.cloud.protocol import CloudUnreachable
 from visa.environment import CloudKind
 
 
@@ -32,6 +38,28 @@ def test_the_settings_choose_the_cloud(settings: Settings, kind: CloudKind, expe
 
     assert type(connect()) is expected
     assert connect() is connect()
+
+
+@pytest.mark.parametrize(("scale", "least", "most"), [(0.05, 0.3, 4.0), (0.6, 5.0, 9.5)])
+def test_a_call_takes_as_long_as_the_pace_of_the_site_says(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, least: float, most: float
+) -> None:
+    """A cloud that takes the connection and never answers, at ten seconds times the factor."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        auth = {"auth_url": f"http://127.0.0.1:{silent.getsockname()[1]}/v3"}
+        auth |= {"application_credential_id": "1", "application_credential_secret": "2"}
+        entry = {"auth_type": "v3applicationcredential", "auth": auth}
+        place = tmp_path / "clouds.yaml"
+        place.write_text(yaml.safe_dump({"clouds": {"silent": entry}}), encoding="utf-8")
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(place))
+        set_cloud(settings, kind=CloudKind.OPENSTACK, name="silent", network=f"scale-{scale}")
+        settings.ENVIRONMENT = replace(settings.ENVIRONMENT, tests=replace(settings.ENVIRONMENT.tests, scale=scale))
+        began = time.monotonic()
+
+        with pytest.raises(CloudUnreachable):
+            connect().find(uuid4())
+
+    assert least < time.monotonic() - began < most
 
 
 def test_a_process_that_drives_no_machines_has_no_cloud(settings: Settings) -> None:
