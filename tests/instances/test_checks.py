@@ -32,3 +32,27 @@ def test_machines_fetch_their_secrets_over_tls_but_in_a_demo(
     )
 
     assert [one.id for one in checks.machines_reach_the_site_by_tls(None)] == ids
+
+
+@pytest.mark.parametrize(
+    ("scale", "checkpoints", "environment", "debug", "ids"),
+    [
+        (1.0, "", "production", False, []),
+        (0.1, "", "production", False, ["instances.E002"]),
+        (1.0, "/run/points", "production", False, ["instances.E002"]),
+        (0.1, "/run/points", "production", True, []),
+        (0.1, "/run/points", "test-1", False, []),
+    ],
+)
+def test_switches_of_tests_are_refused_but_in_tests_and_where_debugging_is_on(
+    settings: Any, scale: float, checkpoints: str, environment: str, debug: bool, ids: list[str]
+) -> None:
+    before = settings.ENVIRONMENT
+    settings.DEBUG = debug
+    settings.ENVIRONMENT = replace(
+        before,
+        tests=replace(before.tests, scale=scale, checkpoints=checkpoints),
+        cloud=replace(before.cloud, environment=environment),
+    )
+
+    assert [one.id for one in checks.test_switches_are_for_tests(None)] == ids
