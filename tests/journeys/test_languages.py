@@ -15,7 +15,7 @@ WORDS = {
 }
 #: words that stand on English pages and in neither of the others
 ENGLISH = re.compile(r"\b(the|your|with|and|you|this|are)\b", re.IGNORECASE)
-#: the text of a page without what people wrote
+#: the text of a page without what people and machines wrote
 OURS = """() => {
     const copy = document.body.cloneNode(true);
     const given = "h1, .lead, .rows li, .choice span, .name, .facts dd, .crumb, .card p:not([class]), code, [lang]";
