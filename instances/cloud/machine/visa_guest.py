@@ -335,6 +335,11 @@ def run(command: list[str], seconds: float, *, out: bool = False) -> tuple[int |
         output, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
         return None, ""
     return process.returncode, (output if out else errors) or ""
 
