@@ -20,7 +20,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from instances import credentials, revocations
+from instances import credentials, revocations, transitions
 from instances.lifecycle import Seen, Wanted
 from instances.models import AccessGrant, Connection, DesktopTicket
 from visa.accounts.models import User
@@ -167,6 +167,11 @@ def closed(connection_id: UUID, cause: str) -> None:
             reason=cause,
             detail={"connection": str(connection_id), "grant": str(row.grant_id)},
         )
+
+
+def not_answering(instance_id: UUID) -> None:
+    """Has a worker look at a machine whose desktop could not be opened, or broke off. Says nothing of it by itself."""
+    transitions.look_again(instance_id)
 
 
 def revoke_machine(instance_id: UUID, *, cause: str) -> int:

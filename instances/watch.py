@@ -4,8 +4,8 @@ It compares and wakes: rows that differ from what is seen become due, and the st
 of what it saw. Any number of processes may drive it; a conditional UPDATE decides who does each round.
 """
 
+import itertools
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +28,18 @@ log = logging.getLogger(__name__)
 
 #: states in which the cloud is expected to change something soon
 ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING)
+
+
+#: so many desktops are asked for their greeting in one round; of more, each round takes a share
+GREETINGS: Final = 150
+#: seconds a ready desktop has for it; who misses it is asked once more by the step, which waits longer
+GREETING_PATIENCE: Final = 2.0
+
+#: this process's rounds; which share of many desktops is asked goes by it
+_rounds = itertools.count()
+
+#: where a desktop listens, and whether it is known to be silent
+_Greeted = tuple[Desktop, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +68,7 @@ def turn(cloud: Cloud) -> None:
     if _due(state.booting_due_at, now) and _take("booting_due_at", pace().greet_booting):
         _booting()
     if _due(state.ready_due_at, now) and _take("ready_due_at", pace().greet_ready):
-        _ready()
+        _ready(next(_rounds))
 
 
 def _due(at: datetime | None, now: datetime) -> bool:
@@ -134,18 +146,20 @@ def _booting() -> None:
     _wake([one for one, (desktop, _silent) in rows.items() if desktop in answering])
 
 
-def _ready() -> None:
-    """Whose desktop stopped answering, and whose answers again, is woken. One that misses once is asked again."""
-    rows = _desktops(Seen.READY)
-    answering = which_answer({desktop for desktop, _silent in rows.values()})
-    missing = {desktop for desktop, silent in rows.values() if desktop not in answering and not silent}
-    if missing:
-        time.sleep(min(1.0, pace().soon.total_seconds()))
-        answering |= which_answer(missing)
+def _ready(round_: int) -> None:
+    """Whose desktop stopped answering, and whose answers again, is woken. The step asks once more, and waits longer."""
+    rows = share_of(_desktops(Seen.READY), round_)
+    answering = which_answer({desktop for desktop, _silent in rows.values()}, patience=GREETING_PATIENCE)
     _wake([one for one, (desktop, silent) in rows.items() if (desktop in answering) is silent])
 
 
-def _desktops(seen: Seen) -> dict[UUID, tuple[Desktop, bool]]:
+def share_of(rows: Mapping[UUID, _Greeted], round_: int) -> dict[UUID, _Greeted]:
+    """Those to be asked in this round: all where they are few, else a share, so that a round costs what it costs."""
+    shares = -(-len(rows) // GREETINGS)
+    return {one: row for one, row in rows.items() if shares <= 1 or one.int % shares == round_ % shares}
+
+
+def _desktops(seen: Seen) -> dict[UUID, _Greeted]:
     """Where the desktops of machines with this sight listen, and whether each is known to be silent."""
     rows = Instance.objects.filter(
         seen=seen,

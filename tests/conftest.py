@@ -10,10 +10,7 @@ Things to test with are made by tests/factories.py; real processes are started b
 trait each are in tests/clouds.py.
 """
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -24,7 +21,6 @@ from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
 from deploy.demo_platform import DemoPlatform
-from deploy.processes import free_port
 from instances.cloud.protocol import Desktop
 from instances.models import Image
 from quotas.models import Flavour, Limit
@@ -132,17 +128,6 @@ def platform() -> Iterator[DemoPlatform]:
 
 @pytest.fixture(scope="session")
 def vnc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
-    """A real Xvnc; it writes its display's number when it is ready, so that nothing has to wait and hope."""
-    port = free_port()
-    readable, writable = os.pipe()
-    log = (tmp_path_factory.mktemp("vnc") / "log").open("wb")
-    command = ["Xtigervnc", "-displayfd", str(writable), "-rfbport", str(port), "-interface", "127.0.0.1"]
-    command += ["-SecurityTypes", "None", "-geometry", "320x200"]
-    server = subprocess.Popen(command, pass_fds=[writable], stdout=log, stderr=log)
-    os.close(writable)
-    with os.fdopen(readable) as ready:
-        assert ready.readline().strip(), Path(log.name).read_text()
-    yield Desktop(host="127.0.0.1", port=port)
-    server.terminate()
-    server.wait(10)
-    log.close()
+    """A real Xvnc."""
+    with processes.vnc_server(tmp_path_factory.mktemp("vnc") / "log") as (desktop, _server):
+        yield desktop

@@ -6,11 +6,15 @@ worker, beat and reconciler. Tests speak to it as people do, by HTTP and websock
 
 import itertools
 import json
+import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from deploy.demo_platform import DemoPlatform
 from deploy.processes import ROOT, Running, free_port, start_identity_provider
+from instances.cloud.protocol import Desktop
 from tests.environment import DIRECTORY
 
 _number = itertools.count(1)
@@ -26,6 +30,23 @@ def whole_platform() -> Iterator[DemoPlatform]:
             yield platform
     finally:
         platform.clear()
+
+
+@contextmanager
+def vnc_server(log: Path) -> Iterator[tuple[Desktop, subprocess.Popen[bytes]]]:
+    """A real Xvnc; it writes its display's number when it is ready, so that nothing has to wait and hope."""
+    port = free_port()
+    readable, writable = os.pipe()
+    command = ["Xtigervnc", "-displayfd", str(writable), "-rfbport", str(port), "-interface", "127.0.0.1"]
+    command += ["-SecurityTypes", "None", "-geometry", "320x200"]
+    with log.open("wb") as told:
+        server = subprocess.Popen(command, pass_fds=[writable], stdout=told, stderr=told)
+    os.close(writable)
+    with os.fdopen(readable) as ready:
+        assert ready.readline().strip(), log.read_text()
+    yield Desktop(host="127.0.0.1", port=port), server
+    server.terminate()
+    server.wait(10)
 
 
 @contextmanager

@@ -145,6 +145,8 @@ async def _relay(browser: "_Browser", admission: grants.Pass) -> Close | None:
         seconds = time.monotonic() - since
         log.info("desktop of %s ended after %.1f s: %s", admission.instance_id, seconds, cause)
         await _note_end(admission, cause)
+    if code is Close.MACHINE_SILENT:
+        await _note_silence(admission)
     return code
 
 
@@ -154,6 +156,14 @@ async def _note_end(admission: grants.Pass, cause: str) -> None:
     except (DatabaseError, InterfaceError):
         # The row ends by itself: it is not seen again.
         log.warning("the end of connection %s could not be noted", admission.connection_id)
+
+
+async def _note_silence(admission: grants.Pass) -> None:
+    """Whoever looks after the machine looks now, so that its page says what is so."""
+    try:
+        await _ask(grants.not_answering, admission.instance_id)
+    except (DatabaseError, InterfaceError):
+        log.warning("nobody could be told that the desktop of %s does not answer", admission.instance_id)
 
 
 async def _ask(question: Callable[..., T], *arguments: object) -> T:
@@ -298,7 +308,7 @@ class _Watch:
             self._hint.set()
 
     async def _watch(self) -> None:
-        good_at = seen_at = time.monotonic()
+        good_at = seen_at = asked_at = time.monotonic()
         question: asyncio.Task[set[UUID]] | None = None
         asked: list[_Open] = []
         while self._open:
@@ -306,7 +316,7 @@ class _Watch:
             if question is None:
                 # Cleared before it is asked: what is said from here on may be newer than the answer.
                 self._hint.clear()
-                asked = list(self._open)
+                asked, asked_at = list(self._open), begun
                 is_due = begun - seen_at >= SEEN_SECONDS
                 seen_at = begun if is_due else seen_at
                 question = asyncio.create_task(_ask(_still_good, asked, is_due))
@@ -314,7 +324,7 @@ class _Watch:
             if question.done():
                 try:
                     good = question.result()
-                    good_at = begun
+                    good_at = asked_at  # an answer is as old as its question
                     self._cut({one for one in asked if one.grant_id not in good})
                 except (DatabaseError, InterfaceError) as error:
                     log.warning("the grants cannot be asked (%s)", type(error).__name__)

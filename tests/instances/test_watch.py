@@ -1,9 +1,12 @@
 """The watch: a few calls for all machines wake exactly the rows that say otherwise than the cloud."""
 
+import signal
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
+from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
@@ -14,15 +17,18 @@ from typing_extensions import override
 from deploy.processes import free_port
 from instances import access, actions, provisioning, watch
 from instances.actions import Launch
+from instances.cloud.greeting import PATIENCE
 from instances.cloud.memory import OFFERING, MemoryCloud
 from instances.cloud.protocol import Desktop, Offering, Server
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Image, Instance, ServiceState, Watch
+from instances.pace import pace
 from quotas import allowances
 from quotas.models import Flavour, Limit
 from tests import factories, machines
 from tests.clouds import DeafCloud
 from tests.machines import settle
+from tests.processes import vnc_server
 from visa.accounts.models import User
 
 pytestmark = pytest.mark.django_db
@@ -212,6 +218,47 @@ def test_a_desktop_that_stops_answering_is_said_to_and_nothing_is_done_to_the_ma
     provisioning.advance(cloud, launched)
     view = access.instance_for(owner, launched)
     assert (view.state, view.reason_code, view.silent_since) == (State.ACTIVE, "", None)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_desktop_that_crashed_or_hangs_is_said_to_be_silent_while_somebody_looks(
+    owner: User, flavour: Flavour, image: Image, limit: Limit, tmp_path: Path, ending: signal.Signals
+) -> None:
+    """Driven as the reconciler drives: nobody is told anything but by the greeting that does not come."""
+    with vnc_server(tmp_path / "log") as (desktop, server):
+        cloud = MemoryCloud(desktop=desktop, offering=_everything())
+        instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+        assert settle(cloud, instance_id).state == State.ACTIVE
+        watch.turn(cloud)
+        server.send_signal(ending)
+        until = time.monotonic() + 60  # on a busy machine; what it takes by itself is the next test's
+
+        while (view := access.instance_for(owner, instance_id)).reason_code != "desktop_silent":
+            assert time.monotonic() < until
+            watch.turn(cloud)
+            provisioning.advance(cloud)
+            time.sleep(pace().greet_booting.total_seconds())
+
+        assert (view.state, view.can_reboot) == (State.ACTIVE, True)
+        assert len(list(cloud.list())) == 1
+        server.send_signal(signal.SIGCONT)
+
+
+def test_what_a_silent_desktop_waits_for_adds_up_to_less_than_ten_seconds() -> None:
+    """The next round, a turn of the loop, the greeting that does not come in the round, and in the step."""
+    waits = pace().greet_ready + pace().greet_booting + timedelta(seconds=watch.GREETING_PATIENCE + PATIENCE)
+
+    assert waits < timedelta(seconds=10)
+
+
+def test_of_very_many_desktops_each_round_asks_a_share_and_all_rounds_everybody() -> None:
+    rows = {uuid4(): (Desktop(host="127.0.0.1", port=9), False) for _ in range(5 * watch.GREETINGS)}
+
+    rounds = [watch.share_of(rows, number) for number in range(5)]
+
+    assert sorted(one for share in rounds for one in share) == sorted(rows)
+    assert all(len(share) < 1.4 * watch.GREETINGS for share in rounds)
+    assert watch.share_of(dict(list(rows.items())[: watch.GREETINGS]), 7) == dict(list(rows.items())[: watch.GREETINGS])
 
 
 def test_a_machine_nobody_has_seen_for_a_while_is_shown_as_not_seen_and_its_desktop_stays(

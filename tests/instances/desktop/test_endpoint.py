@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -229,6 +230,46 @@ async def test_a_machine_that_does_not_answer_is_said_so(desk: Desk) -> None:
         await desk.stands_at(machine.port, machine.secret)
 
         assert await code_of(port, desk, await desk.ticket()) == 4502
+
+
+async def test_a_machine_that_does_not_answer_is_looked_at_at_once(desk: Desk) -> None:
+    """Whose desktop breaks off while it is open, too; the gateway itself says nothing of the machine."""
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    def rests() -> None:
+        Instance.objects.update(due_at=timezone.now() + timedelta(hours=1))
+
+    def is_due() -> bool:
+        return Instance.objects.filter(due_at__lte=timezone.now(), silent_since=None).exists()
+
+    async with raw_machine(end) as machine, serving(platform()) as port:
+        await desk.stands_at(machine.port, machine.secret)
+        await in_database(rests)
+        assert await code_of(port, desk, await desk.ticket()) == 4502
+        assert await in_database(is_due)
+    async with quiet_desktop(desk) as (port, _machine):
+        await in_database(rests)
+        async with connect(port, desk, await desk.ticket()):
+            pass
+        assert not await in_database(is_due), "whoever leaves says nothing of the machine"
+
+
+async def test_an_answer_is_as_old_as_its_question(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of answers that come late, each tells of the time before it was asked for: together they may be too old."""
+    ask = endpoint._still_good
+
+    def slowly(*arguments: Any) -> Any:
+        good = ask(*arguments)
+        time.sleep(1.6)  # an answer on a line that is slow
+        return good
+
+    monkeypatch.setattr(endpoint, "_still_good", slowly)
+    monkeypatch.setattr(endpoint, "BLIND_SECONDS", 2.6)
+    async with quiet_desktop(desk) as (port, machine), connect(port, desk, await desk.ticket()):
+        async with asyncio.timeout(20):
+            await machine.ended.wait()
 
 
 async def test_another_machine_at_its_address_is_not_shown(desk: Desk) -> None:
