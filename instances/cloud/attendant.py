@@ -25,8 +25,8 @@ def attend(folder: Path) -> None:
     """Attends to the machine in this folder until all is well and said, or its sandbox has ended."""
     record = record_of(folder)
     running = record.sandbox or sandbox.sandbox_of(folder, record.id)
-    if running is None:
-        return
+    if running is None or not (folder / "guest.json").exists():
+        return  # it has ended, or was made when its secrets still came with it
     process = Path(f"/proc/{running.pid}")
     guest = Guest(
         json.loads((folder / "guest.json").read_text(encoding="utf-8")),
