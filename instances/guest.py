@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from typing_extensions import override
 
-from instances import guest_reports
+from instances import guest_reports, notices
 from instances.reports import SUBJECT, TEXT, Step, report_from
 from visa.rest import BODY, JSONBodyParser, TextField, WishSerializer, answers
 
@@ -115,7 +115,11 @@ class SecretsView(_Door):
         wish = ClaimSerializer(data=request.data)
         wish.is_valid(raise_exception=True)
         address = request.META.get("REMOTE_ADDR", "")
-        handed = guest_reports.redeem(ticket, wish.validated_data["claim"], address=address)
+        try:
+            handed = guest_reports.redeem(ticket, wish.validated_data["claim"], address=address)
+        except guest_reports.PassUsed:
+            notices.follow(instance_id, ["guest.refused"])
+            raise
         return Response(HandedSerializer(handed).data)
 
 

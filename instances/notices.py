@@ -47,6 +47,7 @@ class Notice(StrEnum):
     SWEPT = "swept"
     SWEEP_HELD = "sweep_held"
     CLOUD_SILENT = "cloud_silent"
+    PASS_REUSED = "pass_reused"  # noqa: S105 - a name, no secret
 
 
 #: what of a machine's story somebody hears of
@@ -56,6 +57,7 @@ OF_EVENTS = {
     "seen.ready": Notice.READY,
     "delete.stuck": Notice.STUCK,
     "cloud_full": Notice.SITE_FULL,
+    "guest.refused": Notice.PASS_REUSED,
 }
 
 
@@ -315,6 +317,24 @@ def _cloud_silent(about: str) -> Words | None:
     )
 
 
+def _pass_reused(about: str) -> Words | None:
+    instance = Instance.objects.filter(id=about, deleted_at=None).first()
+    if instance is None:
+        return None
+    return Words(
+        subject=_("Somebody tried to fetch the secrets of “%(name)s” a second time") % {"name": instance.name},
+        lines=(
+            _("They were refused: a machine's token is good for one use."),
+            _("Any program in the machine can find the token and try; that alone means little."),
+            _("Where the machine's own page says that this platform refuses it, somebody else was first."),
+        ),
+        to_do=_(
+            "Look at the machine's page; if this platform refuses it, delete it and find out who read its user-data."
+        ),
+        link=_page_of(instance),
+    )
+
+
 def _page_of(instance: Instance) -> str:
     return settings.SITE.url + reverse("instances:instance-detail", args=[instance.id])
 
@@ -337,4 +357,5 @@ _WORDS: dict[Notice, Callable[[str], Words | None]] = {
     Notice.SWEPT: _swept,
     Notice.SWEEP_HELD: _sweep_held,
     Notice.CLOUD_SILENT: _cloud_silent,
+    Notice.PASS_REUSED: _pass_reused,
 }

@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
-from instances import access, actions, credentials, guest_reports
+from instances import access, actions, credentials, guest_reports, notices
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import Desktop
@@ -24,6 +24,7 @@ from quotas.models import Flavour, Limit
 from tests import factories, machines
 from visa.accounts.models import User
 from visa.audit.models import AuditEvent
+from visa.outbox.models import Outbox
 
 pytestmark = pytest.mark.django_db
 
@@ -93,7 +94,7 @@ def test_a_pass_opens_the_door_once_and_for_nobody_after(machine: Instance, toke
     assert (second.status_code, json.loads(second.content)["code"]) == (403, "pass_used")
 
 
-def test_a_second_use_is_in_the_audit_trail_once(machine: Instance, token: str) -> None:
+def test_a_second_use_is_in_the_audit_trail_and_told_to_administrators_once(machine: Instance, token: str) -> None:
     fetch(machine, token)
     for _ in range(3):
         fetch(machine, token, OTHER)
@@ -101,6 +102,9 @@ def test_a_second_use_is_in_the_audit_trail_once(machine: Instance, token: str) 
     told = AuditEvent.objects.filter(object_id=str(machine.id), action__startswith="instance.guest.")
     assert [one.action for one in told.order_by("id")] == ["instance.guest.enrolled", "instance.guest.refused"]
     assert token not in str(list(told.values()))
+    (note,) = Outbox.objects.filter(key__startswith="pass_reused")
+    assert notices._WORDS[notices.Notice.PASS_REUSED](str(machine.id)) is not None
+    assert token not in str(note.payload)
 
 
 def test_a_machine_whose_answer_was_lost_may_ask_again_with_its_own_word_until_it_has_spoken(
