@@ -143,7 +143,7 @@ def _restore(site: Site, accepted: list[Any], ground: Ground, say: Callable[[str
         wire.mend()
     site.desks.shut = False
     site.desks.closed.clear()
-    site.start_drivers()
+    site.revive()
     for row in Instance.objects.filter(deleted_at=None).exclude(wanted="deleted").select_related("owner"):
         actions.delete(row.id, by=row.owner)
     try:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 #: where the services of deploy/openstack listen
 SERVICES = {"keystone": (5000, ""), "nova": (8774, "/v2.1"), "neutron": (9696, ""), "glance": (9292, "")}
+#: the size of a site's own disk
+DISK = "1200m"
 STATE = Path(os.environ.get("VISA_TEST_OPENSTACK", "/var/lib/visa-openstack-fake"))
 
 
@@ -94,7 +96,7 @@ class Site:
         self._stack.close()
 
     def _begin(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lay_disk()
         for name, (port, prefix) in SERVICES.items():
             self.wires[name] = self._stack.enter_context(Wire(LOOPBACK, port, prefix=prefix))
         self._stack.enter_context(self.desks)
@@ -123,6 +125,32 @@ class Site:
         self.platform.start_web()
         if self._drivers:
             self.start_drivers()
+
+    def _lay_disk(self) -> None:
+        """A disk of the site's own, so that one that is full is nobody else's."""
+        disk = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=711", "visa-faults", str(self.directory)]
+        subprocess.run(disk, check=True, capture_output=True)
+        self._stack.callback(subprocess.run, ["umount", "--lazy", str(self.directory)], check=False)
+
+    def revive(self) -> None:
+        """Starts again whatever has ended, as a supervisor does."""
+        platform = self.platform
+        starts: dict[str, Callable[[], object]] = {
+            "PostgreSQL": self.start_postgres,
+            "Redis": platform.start_redis,
+            "The identity provider": platform.start_identity_provider,
+            "web": platform.start_web,
+        }
+        for name, start in starts.items():
+            if not platform.running[name].alive:
+                start()
+        self.start_drivers()
+
+    def start_postgres(self) -> None:
+        platform = self.platform
+        platform._begin(
+            processes.start_postgres(platform.directory / "postgres", log=platform._log("postgres"), durable=False)
+        )
 
     def _cloud_entry(self) -> dict[str, str]:
         """A clouds.yaml of this run, in which the platform's credential goes through the wires."""
@@ -276,7 +304,7 @@ class Site:
 
 @contextlib.contextmanager
 def a_site(*, scale: float, creates: int = 10, drivers: bool = True, keep: bool = False) -> Iterator[Site]:
-    """A site in a directory that goes with it."""
+    """A site in a directory that goes with it; with `keep` its logs stay beside that."""
     import shutil
     import tempfile
 
@@ -284,10 +312,14 @@ def a_site(*, scale: float, creates: int = 10, drivers: bool = True, keep: bool 
     directory.chmod(0o711)  # PostgreSQL, which is not root, has to walk through
     try:
         with Site(directory, scale=scale, creates=creates, drivers=drivers) as site:
-            yield site
+            try:
+                yield site
+            finally:
+                if keep:
+                    kept = directory.with_name(f"{directory.name}-log")
+                    shutil.copytree(site.platform.directory / "log", kept)
     finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 __all__ = ["NotSo", "Site", "a_site", "processes", "subprocess", "until"]

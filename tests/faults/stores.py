@@ -1,6 +1,7 @@
 """Faults of what the platform itself stands on: Redis, PostgreSQL, disk, mail, the sign-in provider, clocks."""
 
 import contextlib
+import os
 import secrets
 import signal
 import time
@@ -121,13 +122,6 @@ def f15(ground: Ground) -> float:
     return took
 
 
-def _postgres(ground: Ground) -> None:
-    platform = ground.site.platform
-    platform._begin(
-        processes.start_postgres(platform.directory / "postgres", log=platform._log("postgres"), durable=False)
-    )
-
-
 @fault("F16", "PostgreSQL is torn down in mid-transaction and comes back", within=15)
 def f16(ground: Ground) -> float:
     from django.db import connection
@@ -143,7 +137,7 @@ def f16(ground: Ground) -> float:
     answer = browser.post("10.5555/away")
     assert answer.status_code == 503, answer.status_code
     time.sleep(3)
-    _postgres(ground)
+    ground.site.start_postgres()
     began = time.monotonic()
     # Workers are back when a new launch is made; what they held when it happened waits for its lease, and where Nova
     # was asked and nobody could write the answer down, that is found.
@@ -238,7 +232,8 @@ def f19(ground: Ground) -> float:
     browser = _browser(ground)
     doi = factories.make_dataset(doi=f"10.5555/fault-{secrets.token_hex(6)}").minted
     ground.launch()
-    filler = ground.site.platform.directory / "filler"
+    filler = ground.site.directory / "filler"
+    assert os.path.ismount(filler.parent), "the site has no disk of its own"
     with filler.open("wb") as written, contextlib.suppress(OSError):
         while True:
             written.write(b"\0" * 65536)
@@ -254,10 +249,8 @@ def f19(ground: Ground) -> float:
     assert not statuses & {500}, statuses
     filler.unlink()
     connection.close()
-    if not ground.site.running("PostgreSQL").alive:
-        _postgres(ground)  # a supervisor would
     began = time.monotonic()
-    ground.site.start_drivers()
+    ground.site.revive()
     until(lambda: browser.post("10.5555/none").status_code == 404, 60, "the site answers again")
     ground.launch()
     ground.sound()
