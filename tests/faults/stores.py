@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -203,22 +204,30 @@ def f18b(ground: Ground) -> float:
     ground.launch()
     connection.close()
     taken: list[psycopg.Connection[Any]] = []
+    statuses: Counter[int] = Counter()
     try:
         end = time.monotonic() + 8
         while time.monotonic() < end:
             try:
                 taken.append(_superuser(ground))
             except psycopg.OperationalError:
-                if len(taken) > 100 and not any(one.closed for one in taken):
-                    _refused(ground, browser, doi)
-                time.sleep(0.05)
-        assert len(taken) > 100, f"only {len(taken)} connections were there to be taken"
+                # Now and then somebody else gives one back, and the web gets it: that is no fault.
+                answer = browser.post(doi)
+                statuses[answer.status_code] += 1
+                if answer.status_code == 503:
+                    assert answer.headers.get("Retry-After"), answer.headers
+                elif answer.status_code == 202:
+                    ground.accepted.append(answer.json()["id"])
     finally:
         for one in taken:
             one.close()
+    assert len(taken) > 100, f"only {len(taken)} connections were there to be taken"
+    assert statuses[503], statuses
+    assert not set(statuses) - {200, 202, 503}, statuses
     began = time.monotonic()
     ground.sound()
-    _accepted(ground, browser.post(doi))
+    answer = browser.ask()
+    _accepted(ground, answer)
     ground.sound()
     return time.monotonic() - began
 

@@ -279,7 +279,7 @@ def f41(ground: Ground) -> float:
     waiting = [one for one in many if site.row(one).state == "waiting"]
     if waiting:
         view = access.instance_for(greedy, waiting[-1])
-        assert "line" in f"{view.state_words} {view.reason} {view}", view
+        assert view.place, view
     most = 0
 
     def all_made() -> bool:

@@ -281,7 +281,7 @@ def test_whatever_goes_wrong_all_is_well_in_the_end(world: type[Machines]) -> No
         world,
         settings=settings(
             max_examples=EXAMPLES,
-            stateful_step_count=25,
+            stateful_step_count=20,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
