@@ -59,6 +59,8 @@ def test_every_step_of_a_start_is_shown_with_its_time(launched: UUID, vnc: Deskt
         ("accepted", True, False),
         ("building", False, True),
         ("booting", False, False),
+        ("network", False, False),
+        ("data", False, False),
         ("desktop", False, False),
     ]
 
