@@ -73,6 +73,6 @@ def _ids(data: bytes) -> frozenset[str]:
     """The ids of a message; none where somebody else wrote it."""
     try:
         told = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return frozenset()
     return frozenset(one for one in told if isinstance(one, str)) if isinstance(told, list) else frozenset()

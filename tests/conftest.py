@@ -18,6 +18,7 @@ from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
+from django.utils import translation
 from pytest_django.plugin import DjangoDbBlocker
 
 from deploy.demo_platform import DemoPlatform
@@ -56,10 +57,11 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What one test put into the cache is not there for the next."""
+    """What one test put into the cache is not there for the next, nor the language of the last page it asked for."""
     yield
     if _uses_django(request.node):
         cache.clear()
+    translation.deactivate()
 
 
 @pytest.fixture

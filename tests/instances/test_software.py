@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from instances import software
@@ -225,6 +226,8 @@ def test_a_repository_is_named_once() -> None:
 
 # --- whatever goes in ------------------------------------------------------------------------------------------------
 
+#: a shell is started for each example, and how fast this machine draws one says nothing of what is tested
+PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HOSTILE = st.text(alphabet="a.-/:;|@$`'\"\\*?[]~#&()<>{}= \n\t%!0z", max_size=40) | st.text(max_size=30)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 ADDRESS = st.from_regex(r"https?://[A-Za-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?", fullmatch=True)
@@ -258,6 +261,7 @@ def client_of(name: str, proxy: str, server: str, pin: str) -> Cvmfs:
     return Cvmfs(repositories=(Repository(name=name, server=server, pin=pin),), proxy=proxy)
 
 
+@PATIENT
 @given(sayings(meant=True))
 def test_whatever_is_meant_is_what_the_shell_sets(
     tmp_path_factory: pytest.TempPathFactory, said: dict[str, str]
@@ -265,6 +269,7 @@ def test_whatever_is_meant_is_what_the_shell_sets(
     agreed_on(client_of(**said), tmp_path_factory.mktemp("client"))
 
 
+@PATIENT
 @given(sayings(meant=False))
 def test_whatever_goes_in_runs_nothing(tmp_path_factory: pytest.TempPathFactory, said: dict[str, str]) -> None:
     try:

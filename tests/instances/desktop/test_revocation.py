@@ -177,8 +177,9 @@ async def test_what_redis_says_is_a_hint_and_never_believed(
             before, begun = len(asked), time.monotonic()
             for _ in range(300):
                 await asyncio.to_thread(tell, json.dumps([str(grant)]).encode())
-            while len(asked) == before:  # noqa: ASYNC110 - asked in another thread
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(30):
+                while len(asked) == before:  # noqa: ASYNC110 - asked in another thread
+                    await asyncio.sleep(0.02)
             lasted = time.monotonic() - begun
 
             assert len(asked) - before <= lasted / endpoint.SOON_SECONDS + 2
