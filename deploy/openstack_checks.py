@@ -59,7 +59,7 @@ def _kind(words: str, state: Path, options: list[str], tests: list[str], count: 
         count.line(f"OpenStack, {words}", time.monotonic() - began, passed=0, failed=1)
         return
     environment = {"VISA_TEST_OPENSTACK": str(state)}
-    checks.run_tests(f"Tests with OpenStack, {words}", ["-m", "openstack", *tests], count, environment)
+    checks.run_tests(f"Tests with OpenStack, {words}", ["-m", "openstack and not guests", *tests], count, environment)
     for one in [JOURNEY] if state == GUESTS else SHORT:
         checks.check(one, count)
 

@@ -32,7 +32,7 @@ from tests.real_cloud import RealCloud, has_guests, real_cloud, state
 from visa.accounts.models import User
 from visa.environment import CloudKind, Guests
 
-pytestmark = [pytest.mark.openstack, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.openstack, pytest.mark.guests, pytest.mark.django_db(transaction=True)]
 
 #: this host, as the guests of deploy/openstack see it
 HOST = "10.77.0.1"

@@ -23,7 +23,7 @@ from instances.userdata import Enrolment, Holds, Machine, MountPoint, render
 from tests.door import TOKEN, Door, open_door
 from tests.real_cloud import state
 
-pytestmark = pytest.mark.openstack
+pytestmark = [pytest.mark.openstack, pytest.mark.guests]
 
 #: how the guest sees the host's loopback (QEMU's user network)
 HOST = "10.0.2.2"
