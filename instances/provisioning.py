@@ -61,6 +61,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
     except (OperationalError, InterfaceError):
         raise  # the only truth is away; the lease keeps the row until it is back
     except Exception:
+        # A fault of ours in one machine's step: that machine waits and says so, all others go on.
         log.exception("a step of instance %s broke", claim.instance.id)
         outcome = _broken(claim.instance)
         written = _write_back(claim, outcome)

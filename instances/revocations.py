@@ -52,6 +52,7 @@ async def listen(heard: Callable[[frozenset[str]], None]) -> None:
         except (RedisError, OSError) as error:
             log.warning("revocations are not heard of, and asked for each second: %s", type(error).__name__)
         except Exception:
+            # Only a hint is lost by it; a listener that ended would never hear another.
             log.exception("revocations are not heard of, and asked for each second")
         await asyncio.sleep(AGAIN_SECONDS)
 

@@ -273,7 +273,7 @@ class Guest:
                     return True
             if time.monotonic() > end:
                 return False
-            time.sleep(0.5)
+            time.sleep(0.5)  # between two greetings
 
     def desktop(self, seconds: float) -> Report:
         """How the desktop is."""

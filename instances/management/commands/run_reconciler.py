@@ -90,6 +90,7 @@ def _help(stopping: threading.Event, much: threading.Event) -> None:
             if not stopping.is_set() and provisioning.advance(cloud) is None:
                 much.clear()
         except Exception:
+            # As in the loop: whatever broke, this helper is there for the next row.
             log.exception("a step failed")
             connection.close()
             much.clear()
@@ -105,6 +106,7 @@ def _watch(stopping: threading.Event) -> None:
         try:
             watch.turn(cloud)
         except Exception:
+            # The next turn looks at everything anew; without one nobody would.
             log.exception("a turn of the watch failed")
             connection.close()
         stopping.wait(pace().greet_booting.total_seconds())
@@ -122,6 +124,7 @@ def _sweep(stopping: threading.Event) -> None:
                 reconciliation.compare_allowances()
                 guest_reports.forget_consoles()
         except Exception:
+            # The next sweep begins from the lists; a thread that ended would sweep nothing and say nothing.
             log.exception("a sweep failed")
         finally:
             # Its connection would be taken for the loop's by whoever looks whether that one is alive.
