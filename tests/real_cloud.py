@@ -61,6 +61,7 @@ class RealCloud:
         self.environment = f"test-{uuid.uuid4().hex[:12]}"
         self._environments = {self.environment}
         self._wires: dict[Wire, str] = {}
+        self._sdks: list[Any] = []
 
     def connect(
         self, *, environment: str = "", wire: Wire | None = None, wires: Iterable[Wire] = (), **changes: object
@@ -89,7 +90,8 @@ class RealCloud:
         from openstack.connection import Connection
 
         self._write(cloud, self._clouds[cloud])
-        return Connection(cloud=cloud, compute_default_microversion="2.90")
+        self._sdks.append(Connection(cloud=cloud, compute_default_microversion="2.90"))
+        return self._sdks[-1]
 
     def wire(self, service: Service = Service.NOVA) -> Wire:
         """A wire to one of the services, to be entered with `with` and given to `connect`."""
@@ -129,7 +131,9 @@ class RealCloud:
         until(lambda: not cloud.find(spec.instance_id), 90, f"{spec.instance_id} is gone")
 
     def end(self) -> None:
-        """Deletes everything the clouds of this test made."""
+        """Deletes everything the clouds of this test made, and closes what is open to them."""
+        for sdk in self._sdks:
+            sdk.session.session.close()
         clouds = [self.connect(environment=environment) for environment in tuple(self._environments)]
         for cloud in clouds:
             for server in cloud.list():

@@ -116,6 +116,12 @@ class Wire:
     def orders(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path in self.calls if method not in {"GET", "HEAD"}]
 
+    @property
+    def open(self) -> int:
+        """How many connections stand."""
+        with self._lock:
+            return len(self._open)
+
     def spoil(
         self,
         fault: Fault,

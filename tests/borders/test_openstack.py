@@ -407,12 +407,12 @@ def test_a_used_up_quota_of_ports_is_full(real: RealCloud, cloud: OpenStackCloud
 def test_of_two_racing_creates_on_one_port_at_most_one_runs(real: RealCloud, cloud: OpenStackCloud) -> None:
     spec = real.spec()
     spec = replace(spec, port_id=cloud.create_port(spec.instance_id).id)
-    ready, taken = threading.Barrier(2), []
+    ready, taken, clouds = threading.Barrier(2), [], [real.connect(), real.connect()]
 
     def create() -> None:
-        racer = real.connect()
+        racer = clouds.pop()
         racer.list()
-        ready.wait()
+        ready.wait(60)
         try:
             racer.create(spec)
         except PortTaken as error:
@@ -544,6 +544,25 @@ def test_keystone_away_is_no_matter_until_the_token_ends(real: RealCloud) -> Non
 
 
 # How often it asks.
+
+
+def test_a_thread_that_ends_leaves_no_connection_behind(real: RealCloud) -> None:
+    with real.wire() as nova, real.wire(Service.NEUTRON) as neutron:
+        cloud, open_then = real.connect(wires=(nova, neutron)), []
+
+        def look() -> None:
+            list(cloud.list())
+            cloud.find_ports(uuid.uuid4())
+            open_then.append((nova.open, neutron.open))
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert all(min(each) >= 1 for each in open_then)
+        until(lambda: not nova.open and not neutron.open, 10, "every connection is closed")
 
 
 def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages(real: RealCloud) -> None:

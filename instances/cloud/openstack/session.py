@@ -2,6 +2,7 @@
 
 import email.utils
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -56,6 +57,10 @@ class TimedSession(Session):
         self.deadline = time.monotonic() + seconds
         self.asked, self.ordered, self.discovered, self._within, self._inner_error = asked, False, None, None, None
 
+    def end(self) -> None:
+        """Ends it. Answers and errors hold their connection, and the SDK holds this session for ever."""
+        self.discovered = self._inner_error = None
+
     @override
     def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
         # Never zero or less, which requests refuses: a call after the deadline fails at once instead.
@@ -106,6 +111,9 @@ class Caller:
         )
         self._connection = Connection(config=region)
         self.session = cast("TimedSession", region.get_session())
+        # The SDK's cache of its calls' names keeps this session for ever: what it has open is closed with this object.
+        # Neutron serves a hundred connections at once, idle ones too, and lets all others wait.
+        weakref.finalize(self, self.session.session.close)
 
     @property
     def nova(self) -> Any:

@@ -293,6 +293,7 @@ class OpenStackCloud(Cloud):
             with our_errors(caller.session):
                 yield caller
         finally:
+            caller.session.end()
             if caller.session.spoilt:
                 self._thread.process = None
 
