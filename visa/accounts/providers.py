@@ -33,6 +33,8 @@ DEADLINE = 5.0
 LONGEST_ANSWER = 1 << 20
 #: seconds: how long facts are fresh, how long they serve while the provider is away, how long a failure is believed
 FRESH, STALE, AWAY = 3600.0, 86_400.0, 5.0
+#: seconds for which a provider that answered is believed to be there: nobody's browser is sent to one that is not
+THERE = 20.0
 #: seconds between two fetches of a key set that unknown key ids may cause
 FORCED = 5.0
 #: exchanges with one provider at a time, in this process
@@ -159,14 +161,17 @@ class OpenIDProvider:
 
     # -- what it publishes ------------------------------------------------------------------------------------------
 
-    def metadata(self) -> Metadata:
-        """Its metadata, at most an hour old, or a day while it is away. Raises `ProviderAway`."""
+    def metadata(self, *, there: bool = False) -> Metadata:
+        """Its metadata, at most an hour old, or a day while it is away; with `there`, only if it answered just now.
+
+        Raises `ProviderAway`.
+        """
 
         def fetch() -> Metadata:
             answer = self._exchange("GET", self.config.issuer.rstrip("/") + "/.well-known/openid-configuration")
             return metadata_from(_fine(answer).json(), self.config.issuer)
 
-        return self._kept(self._metadata, fetch)
+        return self._kept(self._metadata, fetch, *((THERE, 0.0) if there else (FRESH, STALE)))
 
     def key_for(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
         """The key a token names; an unknown one causes one fetch of the key set.
@@ -192,14 +197,14 @@ class OpenIDProvider:
 
         return self._kept(self._keys, fetch)
 
-    def _kept(self, fact: _Fact, fetch: Callable[[], T]) -> T:
+    def _kept(self, fact: _Fact, fetch: Callable[[], T], fresh: float = FRESH, stale: float = STALE) -> T:
         age = time.monotonic() - fact.fetched
-        if fact.value is None or age > FRESH:
+        if fact.value is None or age > fresh:
             try:
                 fact.value, fact.fetched = fetch(), time.monotonic()
             except ProviderAway:
                 # -inf marks a key set that was asked for again: the keys before it are still the issuer's
-                if fact.value is None or STALE < age < float("inf"):
+                if fact.value is None or stale < age < float("inf"):
                     raise
         value: T = fact.value
         return value

@@ -66,7 +66,7 @@ def start(request: HttpRequest, slug: str) -> HttpResponse:
     provider = _provider(slug)
     then = local_path(request.GET.get("next"))
     try:
-        endpoint = provider.metadata().authorization_endpoint
+        endpoint = provider.metadata(there=True).authorization_endpoint
     except ProviderAway as error:
         raise away(provider, error) from error
     flow = flows.begin(slug, then)

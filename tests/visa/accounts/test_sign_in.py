@@ -491,6 +491,19 @@ def test_facts_that_were_read_once_serve_while_the_provider_is_away(op: OpenProv
     assert arrive(Client()).status_code == 302
 
 
+def test_nobody_is_sent_to_a_provider_that_went_away_since(
+    client: Client, op: OpenProvider, arrive: Arrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(Client())
+    monkeypatch.setattr(providers, "THERE", 0.0)
+    there = client.get("/signin/op/")
+    op.answers["/.well-known/openid-configuration"] = Answer(b"", status=502)
+
+    away = client.get("/signin/op/")
+
+    assert (there.status_code, away.status_code) == (302, 503)
+
+
 def test_discovery_and_keys_are_not_asked_for_again_each_time(op: OpenProvider, arrive: Arrive) -> None:
     for _ in range(3):
         arrive(Client())
