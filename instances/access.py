@@ -359,6 +359,7 @@ _WAYS_OUT: dict[str, str] = {
     "gone": gettext_noop("Delete it here and launch again. The dataset itself is untouched."),
     "cloud_full": gettext_noop("Delete it and choose a smaller size, or try later."),
     "cloud_error": gettext_noop("Tell your support before you delete it: what is on its disk may be saved."),
+    "step_broke": gettext_noop("It is tried again by itself. If it lasts, tell your support."),
     "desktop_silent": gettext_noop("Wait a little, or restart it. Its files are kept."),
 }
 

@@ -125,6 +125,7 @@ class InstanceSerializer(serializers.Serializer[Any]):
     starting = serializers.BooleanField()
     place = serializers.IntegerField(allow_null=True)
     seen_at = serializers.DateTimeField(allow_null=True)
+    silent_since = serializers.DateTimeField(allow_null=True)
     seconds_so_far = serializers.IntegerField()
     usual_seconds = serializers.IntegerField(allow_null=True)
     mounts = MountSerializer(many=True)
