@@ -147,12 +147,11 @@ class Run:
 
     def _strike(self, pid: int, where: str) -> None:
         tally = self.tally
-        known = {one.id for one in tally.waiting}
         try:
             # It stands still first, so that what it holds can be read and is what it held when it died.
             os.kill(pid, signal.SIGSTOP)
             time.sleep(0.02)
-            held = [row for row in self._leases().filter(lease_owner__endswith=f":{pid}") if row.id not in known]
+            held = list(self._leases().filter(lease_owner__endswith=f":{pid}"))
             if where == "between points" and not held:
                 os.kill(pid, signal.SIGCONT)  # too late; the next one
                 return
@@ -162,6 +161,9 @@ class Run:
         now = time.monotonic()
         tally.kills[where] += 1
         tally.held += bool(held)
+        # A machine whose second driver is killed as well waits anew, for a third.
+        ids = {row.id for row in held}
+        tally.waiting = [one for one in tally.waiting if one.id not in ids]
         for row in held:
             unsure = row.intent_at is not None or row.port_intent_at is not None
             tally.waiting.append(Orphaned(id=row.id, fence=row.fence, killed=now, unsure=unsure))
