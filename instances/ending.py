@@ -10,7 +10,7 @@ from typing import Final
 from django.db.models.functions import Now
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, grants, pacing
+from instances import checkpoints, grants, pacing, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Server, ServerGone, Service
 from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen
@@ -74,23 +74,30 @@ def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> 
     return Outcome(again_in=pace().rest, changes=gone, events=(*events, Event(kind="deleted")), frees=True)
 
 
-def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome:
-    """Deletes a server that never became a machine, so that another can be made; counts it once."""
+def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome | None:
+    """Deletes a server that never became a machine, so that another can be made; counts it once.
+
+    None where the claim was lost.
+    """
     instance, now = visit.claim.instance, visit.claim.now
-    more: dict[str, object] = {}
     if instance.discarding_since is None:
         code = "build_failed" if sight.seen is Seen.FAILED or sight.surplus else "too_slow"
         code = "no_room" if NO_HOST in sight.detail else code
         log.warning("instance %s loses its build %d: %s %s", instance.id, instance.builds_lost + 1, code, sight.detail)
-        more = {
+        changes = {
+            **changes,
             "discarding_since": now,
             "builds_lost": instance.builds_lost + 1,
             **saying(f"retry_{code}", sight.detail),
         }
-        events = [*events, Event(kind="build.lost")]
+        # Committed before the order: where its answer is lost, the server that is away next was ours to delete, and
+        # nobody outside took it.
+        if not transitions.write(visit.claim, changes, events=[*events, Event(kind="build.lost")]):
+            return None
+        events = []
     _order(visit, sight, again=False)
     age = now - (instance.discarding_since or now)
-    return Outcome(again_in=pace().on_its_way(age), changes={**changes, **more}, events=tuple(events))
+    return Outcome(again_in=pace().on_its_way(age), changes=changes, events=tuple(events))
 
 
 def builds_left(instance: Instance) -> bool:

@@ -15,7 +15,16 @@ from experiments.models import Dataset
 from instances import access, actions, grants, pacing, transitions
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudRefused, Desktop, Offering, Port, Server, ServerSpec, ServerStatus
+from instances.cloud.protocol import (
+    CloudRefused,
+    CloudUnreachable,
+    Desktop,
+    Offering,
+    Port,
+    Server,
+    ServerSpec,
+    ServerStatus,
+)
 from instances.grants import NotThere
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Connection, Image, Instance, InstanceEvent
@@ -243,6 +252,32 @@ def test_beside_a_server_somebody_works_on_a_doubled_one_goes(launched: UUID, cl
     settle(cloud, launched, steps=2)
 
     assert [server.id for server in cloud.list()] == [first]
+
+
+def test_a_lost_build_whose_deletion_was_not_answered_is_made_again(launched: UUID, vnc: Desktop) -> None:
+    class LosingDeletes(MemoryCloud):
+        losing = True
+
+        @override
+        def delete(self, server_id: str) -> None:
+            super().delete(server_id)
+            if self.losing:
+                self.losing = False
+                raise CloudUnreachable("the answer was lost")
+
+    cloud = LosingDeletes(desktop=vnc, offering=EVERYTHING, looks=2)
+    settle(cloud, launched, steps=1)
+    (broken,) = cloud.list()
+    cloud.break_down(broken.id, "No valid host was found.")
+
+    settle(cloud, launched, steps=1)
+    assert not cloud.losing
+    assert Instance.objects.get(id=launched).builds_lost == 1
+
+    assert settle(cloud, launched).state == State.ACTIVE
+    kinds = list(InstanceEvent.objects.filter(instance=launched).values_list("kind", flat=True))
+    assert kinds.count("build.lost") == 1
+    assert kinds.index("seen.failed") < kinds.index("build.lost")
 
 
 def test_of_doubled_servers_that_never_were_ready_none_is_kept(launched: UUID, vnc: Desktop) -> None:
