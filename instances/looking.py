@@ -39,6 +39,9 @@ def look(visit: Visit) -> Sight:
         return Sight(seen=Seen.ABSENT)
     # The one somebody works on; else the oldest that is sound, and one that is going away where there is no other.
     theirs = instance.server_id if instance.ready_at is not None else None
+    if theirs is not None and instance.wanted != Wanted.DELETED and all(one.id != theirs for one in servers):
+        # Another one is no answer: taken for theirs, it would make theirs the surplus one once that is listed again.
+        return Sight(seen=Seen.ABSENT)
     order = sorted(
         servers,
         key=lambda server: (theirs not in {None, server.id}, server.status is ServerStatus.ERROR, server.deleting),

@@ -254,6 +254,45 @@ def test_beside_a_server_somebody_works_on_a_doubled_one_goes(launched: UUID, cl
     assert [server.id for server in cloud.list()] == [first]
 
 
+class Missing(MemoryCloud):
+    """Does not list the server `missed`, as where a part of a cloud does not answer the whole."""
+
+    missed: str | None = None
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        return tuple(server for server in super().find(instance_id) if server.id != self.missed)
+
+
+def test_a_doubled_server_never_takes_the_place_of_the_one_somebody_works_on(launched: UUID, vnc: Desktop) -> None:
+    cloud = Missing(desktop=vnc, offering=EVERYTHING)
+    first = settle(cloud, launched).server_id
+    other = doubled(cloud, launched).id
+
+    cloud.missed = first
+    assert settle(cloud, launched, steps=3).state == State.GONE
+    assert {server.id for server in cloud.list()} == {first, other}
+
+    cloud.missed = None
+    back = settle(cloud, launched, steps=3)
+    assert (back.state, back.server_id) == (State.ACTIVE, first)
+    assert [server.id for server in cloud.list()] == [first]
+
+
+def test_where_a_doubled_server_alone_is_left_its_deletion_is_ours_as_well(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    first = settle(cloud, launched).server_id
+    doubled(cloud, launched)
+    cloud.delete(str(first))
+    settle(cloud, launched, steps=3)
+
+    actions.delete(launched, by=owner)
+
+    assert settle(cloud, launched).state == State.DELETED
+    assert not list(cloud.list())
+
+
 def test_a_lost_build_whose_deletion_was_not_answered_is_made_again(launched: UUID, vnc: Desktop) -> None:
     class LosingDeletes(MemoryCloud):
         losing = True
