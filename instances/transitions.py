@@ -281,7 +281,7 @@ _JUDGED: Final = (*sorted(STATED), "wanted_at")
 VERDICTS: Final = frozenset(
     {
         *("failed", "reason", "reason_code", "reason_detail", "step_since", "failures", "deleted_at", "builds_lost"),
-        *("wanted", "wanted_at", "fulfilled_at", "alarmed_at"),
+        *("gone", "wanted", "wanted_at", "fulfilled_at", "alarmed_at"),
     }
 )
 

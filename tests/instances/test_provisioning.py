@@ -350,6 +350,27 @@ def test_a_server_deleted_behind_our_back_is_gone_after_two_looks_and_not_made_a
     assert not list(cloud.list())
 
 
+def test_a_wish_during_the_look_that_finds_it_gone_leaves_nothing_half_said(
+    launched: UUID, cloud: MemoryCloud, vnc: Desktop, owner: User
+) -> None:
+    class Interrupted(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            if Instance.objects.get(id=instance_id).wanted == Wanted.RUNNING:
+                actions.stop(instance_id, by=owner)
+            return super().find(instance_id)
+
+    settle(cloud, launched)
+    empty = Interrupted(desktop=vnc, offering=EVERYTHING)
+    Instance.objects.filter(id=launched).update(missed=1)
+
+    assert settle(empty, launched, steps=1).state == State.STOPPING
+    gone = settle(empty, launched)
+
+    assert (gone.state, gone.reason_code) == (State.GONE, "gone")
+    assert allowances.standing_of(actions.subject_of(owner)).used == Resources()
+
+
 def test_a_size_withdrawn_between_the_click_and_the_create_is_refused(
     launched: UUID, cloud: MemoryCloud, flavour: Flavour
 ) -> None:
