@@ -52,13 +52,20 @@ def _wanted(request: HttpRequest) -> Wanted:
         return Wanted(
             person=asked["person"][:64],
             thing=asked["thing"][:120],
-            day=date.fromisoformat(day) if day else None,
+            day=_day(day) if day else None,
             before=_cursor(before) if before else None,
         )
     except ValueError as error:
         raise Invalid(
             _("This is no day or no place in the trail."), way_out=_("Write a day as 2026-11-21, or leave it out.")
         ) from error
+
+
+def _day(text: str) -> date:
+    day = date.fromisoformat(text)
+    if day == date.max:
+        raise ValueError(text)  # it has no end that could be written
+    return day
 
 
 def _cursor(text: str) -> int:
