@@ -31,6 +31,9 @@ _SERVICES: Final = {
     "identity": Service.KEYSTONE,
 }
 
+#: a cloud that asks for a longer rest (s) is asked again after this one: a word of its proxy's must not stop a site
+LONGEST_REST: Final = 3600.0
+
 #: answers after which it is certain that an order was not executed
 _DEFINITE: Final = frozenset({400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429})
 
@@ -214,11 +217,12 @@ def _never_connected(error: BaseException | None) -> bool:
 
 
 def _retry_after(response: requests.Response | None) -> float | None:
-    """The seconds of a Retry-After, which may be a number or a date (RFC 9110, 10.2.3)."""
+    """The seconds of a Retry-After, which may be a number or a date (RFC 9110, 10.2.3); at most `LONGEST_REST`."""
     told = str(response.headers.get("Retry-After", "")) if response is not None else ""
-    if told.isdigit():
-        return float(told)
+    if told.isascii() and told.isdigit():
+        return min(float(told), LONGEST_REST)
     try:
-        return max((email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds(), 0.0)
+        rest = (email.utils.parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+        return min(max(rest, 0.0), LONGEST_REST)
     except (TypeError, ValueError):
         return None
