@@ -51,10 +51,11 @@ def delete(visit: Visit, sight: Sight, changes: Mapping[str, object], events: li
 
 def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
     """No server is listed any more: the known one is asked for by its id, then ports and volumes go, then the row."""
-    instance, cloud = visit.claim.instance, visit.cloud
-    if instance.server_id:
+    instance, cloud, now = visit.claim.instance, visit.cloud, visit.claim.now
+    if instance.server_id and cloud.exists(instance.server_id):
         # A list may miss it; its id does not lie.
         cloud.delete(instance.server_id)
+        return Outcome(again_in=pace().on_its_way(now - instance.wanted_at), changes=changes, events=tuple(events))
     for port in cloud.find_ports(instance.id):
         cloud.delete_port(port.id)
     visit.heard.add(Service.NEUTRON)

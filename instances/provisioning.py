@@ -19,7 +19,7 @@ from django.utils.translation import gettext_noop as _
 
 from instances import checkpoints, creating, ending, following, listening, notices, pacing, releases, transitions
 from instances.checkpoints import checkpoint
-from instances.cloud.protocol import Cloud, CloudError, ServerGone, Service
+from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
 from instances.looking import look, sighted
 from instances.models import Instance
@@ -123,7 +123,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
     if wanted is not Wanted.DELETED and instance.ready_at is not None:
         ending.surplus(visit, sight)
     if seen is Seen.ABSENT:
-        early = _too_early(claim, wanted, discarding=discarding)
+        early = _too_early(visit, wanted, discarding=discarding)
         if early is not None:
             return early
     changes, events = sighted(instance, sight, claim.now)
@@ -184,14 +184,17 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
             return Outcome(again_in=again, changes=changes, events=tuple(events))
 
 
-def _too_early(claim: Claim, wanted: Wanted, *, discarding: bool) -> Outcome | None:
+def _too_early(visit: Visit, wanted: Wanted, *, discarding: bool) -> Outcome | None:
     """No server was found, and that proves nothing yet."""
-    instance = claim.instance
+    claim, instance = visit.claim, visit.claim.instance
     if instance.had_server and not discarding and wanted is not Wanted.DELETED and not instance.gone:
         missed = instance.missed + 1
         if missed < LOOKS_UNTIL_GONE:
             # A list that misses a server once proves nothing.
             return Outcome(again_in=pace().soon, changes={"missed": missed})
+        hidden = _hidden(visit)
+        if hidden is not None:
+            return _unseen(instance, hidden)
     intents = [instance.intent_at]
     if wanted is Wanted.DELETED:
         intents.append(instance.port_intent_at)
@@ -199,6 +202,21 @@ def _too_early(claim: Claim, wanted: Wanted, *, discarding: bool) -> Outcome | N
         # A create that was given up may still be executed: look again, never try again.
         return Outcome(again_in=pace().on_its_way(claim.now - min(one for one in intents if one is not None)))
     return None
+
+
+def _hidden(visit: Visit) -> Sight | None:
+    """What is seen of a machine whose server no list shows, but which is there by its id or may be; else None.
+
+    A part of a cloud that is away is left out of its lists without a word, with all that stands there.
+    """
+    server_id = visit.claim.instance.server_id
+    try:
+        if server_id is None or not visit.cloud.exists(server_id):
+            return None
+    except (CloudUnreachable, CloudDenied) as error:
+        unanswered(error)
+        return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
+    return Sight(seen=Seen.UNKNOWN, detail=f"the cloud has server {server_id}, and does not list it")
 
 
 def _unseen(instance: Instance, sight: Sight) -> Outcome:

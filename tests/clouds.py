@@ -57,6 +57,11 @@ class GatedCloud(MemoryCloud):
         return super().find(instance_id)
 
     @override
+    def exists(self, server_id: str) -> bool:
+        self.gate()
+        return super().exists(server_id)
+
+    @override
     def create(self, spec: ServerSpec) -> Server:
         self.gate()
         return super().create(spec)
@@ -179,6 +184,10 @@ class LosingReplies(Cloud):
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
         return self._lost(lambda: self.behind.find(instance_id))
+
+    @override
+    def exists(self, server_id: str) -> bool:
+        return self._lost(lambda: self.behind.exists(server_id))
 
     @override
     def create(self, spec: ServerSpec) -> Server:

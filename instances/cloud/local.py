@@ -147,6 +147,14 @@ class LocalCloud(Cloud):
         return tuple(server for server in self.list() if server.instance_id == instance_id)
 
     @override
+    def exists(self, server_id: str) -> bool:
+        try:
+            self._record(server_id)
+        except ServerGone:
+            return False
+        return True
+
+    @override
     def create(self, spec: ServerSpec) -> Server:
         if spec.image not in OFFERING.images:
             raise CloudRefused(f"no image is called {spec.image!r}")

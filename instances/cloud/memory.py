@@ -99,6 +99,12 @@ class MemoryCloud(Cloud):
         return tuple(server for server in self._listed() if server.instance_id == instance_id)
 
     @override
+    def exists(self, server_id: str) -> bool:
+        with self._lock:
+            machine = self._machines.get(server_id)
+            return machine is not None and machine.environment == self.environment
+
+    @override
     def create(self, spec: ServerSpec) -> Server:
         if spec.image not in self._offering.images:
             raise CloudRefused(f"no image is called {spec.image!r}")

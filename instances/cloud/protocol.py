@@ -186,6 +186,13 @@ class Cloud(Protocol):
         """
         ...
 
+    def exists(self, server_id: str) -> bool:
+        """Whether there is a server of ours with this id, which a list may leave out while a part of the cloud is away.
+
+        Raises CloudUnreachable, also where the cloud knows of it and can say nothing else, and CloudDenied.
+        """
+        ...
+
     def create(self, spec: ServerSpec) -> Server:
         """Asks for one server, named `server_name(spec.instance_id)`, on the port `spec.port_id` where one is named,
         and returns it as accepted.

@@ -270,13 +270,45 @@ def test_a_doubled_server_never_takes_the_place_of_the_one_somebody_works_on(lau
     other = doubled(cloud, launched).id
 
     cloud.missed = first
-    assert settle(cloud, launched, steps=3).state == State.GONE
+    settle(cloud, launched, steps=3)
     assert {server.id for server in cloud.list()} == {first, other}
 
     cloud.missed = None
     back = settle(cloud, launched, steps=3)
     assert (back.state, back.server_id) == (State.ACTIVE, first)
     assert [server.id for server in cloud.list()] == [first]
+
+
+def test_a_server_that_no_list_shows_is_not_gone_while_it_is_there_by_its_id(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    cloud = Missing(desktop=vnc, offering=EVERYTHING)
+    cloud.missed = settle(cloud, launched).server_id
+
+    hidden = settle(cloud, launched, steps=5)
+
+    assert (hidden.gone, hidden.seen, hidden.reason_code) == (False, Seen.READY, "cloud_silent")
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
+
+    cloud.missed = None
+    back = settle(cloud, launched)
+    assert (back.state, back.reason_code, back.missed) == (State.ACTIVE, "", 0)
+
+
+def test_the_allowance_is_held_until_a_server_that_no_list_shows_is_gone_by_its_id(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    cloud = Missing(desktop=vnc, offering=EVERYTHING)
+    cloud.missed = settle(cloud, launched).server_id
+    cloud.holding = True
+    actions.delete(launched, by=owner)
+
+    assert settle(cloud, launched, steps=3).state == State.DELETING
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
+
+    cloud.let_go()
+    assert settle(cloud, launched).state == State.DELETED
+    assert allowances.standing_of(actions.subject_of(owner)).used == Resources()
 
 
 def test_where_a_doubled_server_alone_is_left_its_deletion_is_ours_as_well(

@@ -102,6 +102,15 @@ class OpenStackCloud(Cloud):
             return tuple(self._explained(caller, server) for server in ours)
 
     @override
+    def exists(self, server_id: str) -> bool:
+        with self._call(Service.NOVA) as caller:
+            try:
+                self._ours(caller, server_id)
+            except ServerGone:
+                return False
+            return True
+
+    @override
     def create(self, spec: ServerSpec) -> Server:
         user_data = spec.user_data.encode()
         if len(user_data) > LIMIT_BYTES:
@@ -329,7 +338,9 @@ class OpenStackCloud(Cloud):
             record = caller.nova.get_server(server_id)
         except (sdk_errors.NotFoundException, sdk_errors.BadRequestException) as error:
             raise ServerGone(f"no server {server_id}") from error
-        if not record.status or not record.created_at:
+        # A server whose cell is down is UNKNOWN and without metadata, and left out of lists that are filtered.
+        nameless = record.status == "UNKNOWN" and not record.metadata
+        if not record.status or not record.created_at or nameless:
             raise CloudUnreachable(f"an answer about server {server_id} that says nothing of it", unsent=True)
         server = server_of(record, self._environment, self._network_name)
         if server is None or server.status is ServerStatus.DELETED:
