@@ -117,7 +117,9 @@ def _write_back(claim: Claim, outcome: Outcome) -> bool:
 def _step(visit: Visit, sight: Sight) -> Outcome | None:
     """Decides and takes the one next step."""
     claim, instance, seen = visit.claim, visit.claim.instance, sight.seen
-    wanted, discarding = Wanted(instance.wanted), instance.discarding_since is not None
+    wanted, came_up = Wanted(instance.wanted), _came_up(sight)
+    # One that came up all the same, before any deletion was accepted, is what was asked for, and may be at work.
+    discarding = instance.discarding_since is not None and not came_up
     if seen is Seen.UNKNOWN:
         return _unseen(instance, sight)
     if wanted is not Wanted.DELETED and instance.ready_at is not None:
@@ -127,6 +129,8 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         if early is not None:
             return early
     changes, events = sighted(instance, sight, claim.now)
+    if came_up:
+        changes["discarding_since"] = None
     more, told, books = following.resized(instance, sight.server)
     changes |= more
     events += told
@@ -182,6 +186,12 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
             if sight.silent:
                 again = 2 * pace().meanwhile  # the watch, which asks the desktop, wakes it when it is back
             return Outcome(again_in=again, changes=changes, events=tuple(events))
+
+
+def _came_up(sight: Sight) -> bool:
+    """Whether the one server there is answers, and nobody is deleting it."""
+    answers = sight.seen is Seen.READY and not sight.silent and not sight.surplus
+    return answers and sight.server is not None and not sight.server.deleting
 
 
 def _too_early(visit: Visit, wanted: Wanted, *, discarding: bool) -> Outcome | None:

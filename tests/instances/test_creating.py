@@ -298,6 +298,36 @@ def test_a_deletion_that_does_nothing_is_ordered_again_told_and_never_shown_as_d
     assert settle(cloud, launched).state == State.DELETED
 
 
+def test_a_lost_build_that_comes_up_before_it_is_deleted_is_kept(launched: UUID, vnc: Desktop) -> None:
+    cloud = Swallowing(desktop=vnc, offering=EVERYTHING, looks=2)
+    settle(cloud, launched, steps=1)
+    (server,) = cloud.list()
+    cloud.break_down(server.id, "Build took too long.")
+    assert settle(cloud, launched, steps=1).discarding_since is not None
+
+    cloud.move(server.id)
+    cloud.swallowing = False
+    row = settle(cloud, launched, steps=3)
+
+    assert (row.state, row.server_id, row.discarding_since) == (State.ACTIVE, server.id, None)
+    assert [one.id for one in cloud.list()] == [server.id]
+
+
+def test_a_lost_build_that_is_being_deleted_is_not_kept_whatever_answers(launched: UUID, vnc: Desktop) -> None:
+    cloud = MemoryCloud(desktop=vnc, offering=EVERYTHING, looks=2)
+    settle(cloud, launched, steps=1)
+    (server,) = cloud.list()
+    cloud.break_down(server.id, "Build took too long.")
+    cloud.holding = True
+    settle(cloud, launched, steps=1)
+    cloud.move(server.id)
+
+    assert settle(cloud, launched, steps=2).discarding_since is not None
+    cloud.let_go()
+
+    assert settle(cloud, launched).server_id != server.id
+
+
 def test_a_machine_that_waits_in_line_can_be_given_up(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
     actions.delete(launched, by=owner)
 
