@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from instances import nudges, releases
@@ -104,9 +104,11 @@ def wish(instance_id: UUID, wanted: Wanted, *, by: User | None, why: str = "") -
 
     A new wish is a new beginning for the step's clock and for what failed before.
     """
+    # One that is gone meanwhile has given its allowance back and can only be cleared away.
+    here = Q() if wanted is Wanted.DELETED else Q(gone=False)
     with transaction.atomic():
         moved = (
-            Instance.objects.filter(id=instance_id, deleted_at=None)
+            Instance.objects.filter(here, id=instance_id, deleted_at=None)
             .exclude(wanted=Wanted.DELETED)
             .exclude(wanted=wanted, failed=False)
             .update(

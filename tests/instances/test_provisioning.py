@@ -403,6 +403,18 @@ def test_a_wish_during_the_look_that_finds_it_gone_leaves_nothing_half_said(
     assert allowances.standing_of(actions.subject_of(owner)).used == Resources()
 
 
+def test_who_starts_a_machine_that_is_gone_meanwhile_holds_nothing_for_it(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    row = settle(cloud, launched)
+    cloud.delete(str(row.server_id))
+    settle(cloud, launched)
+
+    assert not transitions.wish(launched, Wanted.STOPPED, by=owner)
+    assert not transitions.wish(launched, Wanted.RUNNING, by=owner)
+    assert transitions.wish(launched, Wanted.DELETED, by=owner)
+
+
 def test_a_size_withdrawn_between_the_click_and_the_create_is_refused(
     launched: UUID, cloud: MemoryCloud, flavour: Flavour
 ) -> None:
