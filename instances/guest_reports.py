@@ -95,6 +95,8 @@ def draw(instance_id: UUID, *, attempt: int) -> str:
 def issue(instance_id: UUID, token: str) -> None:
     """Makes a drawn token a pass, from now on. Of it only the hash is kept."""
     now = timezone.now()
+    # A machine that waits for room is given one at each try.
+    GuestPass.objects.filter(instance_id=instance_id, used_at=None, expires_at__lt=now - PASS_LIFE).delete()
     GuestPass.objects.create(token_hash=_hash(token), instance_id=instance_id, made_at=now, expires_at=now + PASS_LIFE)
 
 

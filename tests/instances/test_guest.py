@@ -1,5 +1,6 @@
 """The door for machines: a pass opens it once, for one machine; what a machine says is heard, bounded and shown."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Mapping
@@ -154,6 +155,18 @@ def test_a_pass_that_was_not_used_in_time_is_refused(machine: Instance, token: s
     answer = fetch(machine, token)
 
     assert (answer.status_code, json.loads(answer.content)["code"]) == (403, "pass_expired")
+
+
+def test_passes_that_nobody_used_are_not_kept_for_ever(machine: Instance, token: str) -> None:
+    before = GuestPass.objects.filter(instance=machine).count()
+    long_ago = timezone.now() - 3 * guest_reports.PASS_LIFE
+    GuestPass.objects.filter(instance=machine).update(expires_at=long_ago)
+    GuestPass.objects.filter(token_hash=hashlib.sha256(token.encode()).hexdigest()).update(used_at=long_ago)
+
+    issued(machine)
+
+    assert before > 1
+    assert GuestPass.objects.filter(instance=machine).count() == 2
 
 
 def test_a_machine_made_anew_has_a_pass_of_its_own_and_the_old_one_is_dead(machine: Instance, token: str) -> None:
