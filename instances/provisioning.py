@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: looks in a row that must find no server before one that existed counts as gone
 LOOKS_UNTIL_GONE: Final = 2
+#: what a machine waits for that is no fault of its own, and ends for all at once
+OUTAGES: Final = frozenset({"cloud_silent", "cloud_denied"})
 
 
 @origins.each("step")
@@ -137,7 +139,10 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
     if instance.gone and seen is not Seen.ABSENT:
         # It was missed too early: it counts again, whatever the limit is.
         books = books or following.size_of(instance)
-    since = claim.now if seen != instance.seen else instance.step_since
+    held_up = _held_up(claim, seen)
+    if held_up:
+        changes["step_since"] = claim.now
+    since = claim.now if held_up or seen != instance.seen else instance.step_since
     step = decide(
         wanted,
         seen,
@@ -186,6 +191,16 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
             if sight.silent:
                 again = 2 * pace().meanwhile  # the watch, which asks the desktop, wakes it when it is back
             return Outcome(again_in=again, changes=changes, events=tuple(events))
+
+
+def _held_up(claim: Claim, seen: Seen) -> bool:
+    """Whether a silent cloud kept the next order from being given: then the step has not begun, and is not late.
+
+    What the cloud does by itself, a build and a boot, goes on without our looking.
+    """
+    instance = claim.instance
+    unlooked = claim.now - instance.due_at > pace().longest_wait
+    return seen not in {Seen.BUILDING, Seen.BOOTING} and (unlooked or instance.reason_code in OUTAGES)
 
 
 def _came_up(sight: Sight) -> bool:

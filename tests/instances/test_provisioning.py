@@ -12,7 +12,7 @@ from django.utils import timezone
 from typing_extensions import override
 
 from experiments.models import Dataset
-from instances import access, actions, grants, pacing, transitions
+from instances import access, actions, grants, pacing, provisioning, transitions
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import (
@@ -24,10 +24,11 @@ from instances.cloud.protocol import (
     Server,
     ServerSpec,
     ServerStatus,
+    Service,
 )
 from instances.grants import NotThere
 from instances.lifecycle import Seen, State, Wanted
-from instances.models import Connection, Image, Instance, InstanceEvent
+from instances.models import Connection, Image, Instance, InstanceEvent, ServiceState
 from quotas import allowances
 from quotas.arithmetic import Resources
 from quotas.models import Flavour, Limit
@@ -168,6 +169,65 @@ def test_silence_from_the_cloud_changes_nothing_and_says_so(launched: UUID, vnc:
     assert view.reason_code == "cloud_silent"
     cloud.deaf = False
     assert settle(cloud, launched).reason_code == ""
+
+
+def let_pass(instance_id: UUID, time: timedelta) -> None:
+    """So much time goes by while nobody takes a step."""
+    row = Instance.objects.get(id=instance_id)
+    earlier = {"step_since": row.step_since - time, "due_at": row.due_at - time, "wanted_at": row.wanted_at - time}
+    Instance.objects.filter(id=instance_id).update(**earlier)
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_launch_outlasts_a_cloud_that_is_away_for_hours(launched: UUID, vnc: Desktop, *, noticed: bool) -> None:
+    cloud = DeafCloud(desktop=vnc, offering=EVERYTHING)
+    pacing.admit()
+    if noticed:
+        settle(cloud, launched, steps=3)
+    let_pass(launched, timedelta(hours=3))
+
+    cloud.deaf = False
+    ServiceState.objects.all().delete()
+    provisioning.advance(cloud, launched)
+
+    assert not Instance.objects.get(id=launched).failed
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_a_launch_outlasts_a_network_service_that_is_away_for_hours(launched: UUID, vnc: Desktop) -> None:
+    class NoPorts(MemoryCloud):
+        away = True
+
+        @override
+        def create_port(self, instance_id: UUID) -> Port:
+            if self.away:
+                raise CloudUnreachable("no answer", service=Service.NEUTRON, unsent=True)
+            return super().create_port(instance_id)
+
+    cloud = NoPorts(desktop=vnc, offering=EVERYTHING)
+    for _ in range(4):
+        settle(cloud, launched, steps=2)
+        let_pass(launched, timedelta(minutes=20))
+
+    cloud.away = False
+    assert settle(cloud, launched).state == State.ACTIVE
+
+
+def test_a_start_that_the_cloud_could_not_hear_is_ordered_when_it_is_back(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    cloud = DeafCloud(desktop=vnc, offering=EVERYTHING)
+    cloud.deaf = False
+    settle(cloud, launched)
+    actions.stop(launched, by=owner)
+    settle(cloud, launched)
+    actions.start(launched, by=owner)
+    cloud.deaf = True
+    settle(cloud, launched, steps=2)
+    let_pass(launched, timedelta(hours=1))
+
+    cloud.deaf = False
+    assert settle(cloud, launched).state == State.ACTIVE
 
 
 def test_a_deletion_waits_for_a_cloud_that_is_silent(launched: UUID, vnc: Desktop, owner: User) -> None:
