@@ -212,12 +212,15 @@ def _came_up(sight: Sight) -> bool:
 def _too_early(visit: Visit, wanted: Wanted, *, discarding: bool) -> Outcome | None:
     """No server was found, and that proves nothing yet."""
     claim, instance = visit.claim, visit.claim.instance
-    if instance.had_server and not discarding and wanted is not Wanted.DELETED and not instance.gone:
+    if instance.had_server and wanted is not Wanted.DELETED and not instance.gone:
         missed = instance.missed + 1
-        if missed < LOOKS_UNTIL_GONE:
+        if missed < LOOKS_UNTIL_GONE and not discarding:
             # A list that misses a server once proves nothing.
             return Outcome(again_in=pace().soon, changes={"missed": missed})
         hidden = _hidden(visit)
+        if hidden is not None and instance.discarding_since is not None:
+            # It keeps its reason, by which the next build is judged.
+            return Outcome(again_in=pace().on_its_way(claim.now - instance.discarding_since))
         if hidden is not None:
             return _unseen(instance, hidden)
     intents = [instance.intent_at]

@@ -27,7 +27,7 @@ from instances.cloud.protocol import (
     Service,
 )
 from instances.grants import NotThere
-from instances.lifecycle import Seen, State, Wanted
+from instances.lifecycle import BUILDS, Seen, State, Wanted
 from instances.models import Connection, Image, Instance, InstanceEvent, ServiceState
 from quotas import allowances
 from quotas.arithmetic import Resources
@@ -353,6 +353,27 @@ def test_a_server_that_no_list_shows_is_not_gone_while_it_is_there_by_its_id(
     cloud.missed = None
     back = settle(cloud, launched)
     assert (back.state, back.reason_code, back.missed) == (State.ACTIVE, "", 0)
+
+
+def test_a_lost_build_that_no_list_shows_is_not_given_up_while_it_is_there_by_its_id(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    cloud = Missing(desktop=vnc, offering=EVERYTHING, looks=2)
+    settle(cloud, launched, steps=1)
+    (broken,) = cloud.list()
+    Instance.objects.filter(id=launched).update(builds_lost=BUILDS - 1)
+    cloud.break_down(broken.id, "No valid host was found.")
+    cloud.holding = True
+    settle(cloud, launched, steps=1)
+    cloud.missed = broken.id
+
+    assert not settle(cloud, launched, steps=3).failed
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
+
+    cloud.let_go()
+    row = settle(cloud, launched)
+    assert (row.state, row.reason_code) == (State.ERROR, "no_room")
+    assert allowances.standing_of(actions.subject_of(owner)).used == Resources()
 
 
 def test_the_allowance_is_held_until_a_server_that_no_list_shows_is_gone_by_its_id(
