@@ -143,7 +143,8 @@ def _made(visit: Visit, server: Server, known: Mapping[str, object]) -> Outcome:
     }
     if seen is Seen.BOOTING:
         made["admitted_at"] = None
-    return Outcome(again_in=pace().soon, changes=made, events=(Event(kind=f"seen.{seen}"),), then=checkpoints.ID_SAVED)
+    events = (Event(kind=f"seen.{seen}"),)
+    return Outcome(again_in=pace().watched, changes=made, events=events, then=checkpoints.ID_SAVED)
 
 
 def _waits(instance: Instance, error: CloudError, changes: Mapping[str, object]) -> Outcome:

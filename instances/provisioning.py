@@ -188,6 +188,8 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
         case Step.REST | Step.WAIT:
             rests = step is Step.REST or settled(Wanted(instance.wanted), sight.seen)
             again = pacing.spread(pace().rest) if rests else pace().on_its_way(age)
+            if not rests and sight.seen in {Seen.BUILDING, Seen.BOOTING}:
+                again = pace().while_made(age)
             if sight.silent:
                 again = 2 * pace().meanwhile  # the watch, which asks the desktop, wakes it when it is back
             return Outcome(again_in=again, changes=changes, events=tuple(events))

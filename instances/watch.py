@@ -6,6 +6,7 @@ of what it saw. Any number of processes may drive it; a conditional UPDATE decid
 
 import itertools
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 #: states in which the cloud is expected to change something soon
 ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING)
 
-
+#: between two lists passes so many times what the first one took
+REST_OF_LIST: Final = 4
 #: so many desktops are asked for their greeting in one round; of more, each round takes a share
 GREETINGS: Final = 150
 #: seconds a ready desktop has for it; who misses it is asked once more by the step, which waits longer
@@ -88,6 +90,7 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> None:
         Watch.objects.update(due_at=Now() + pace().watch_busy)
         return
     full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
+    began = time.monotonic()
     try:
         since = (state.changes_at or now) - pace().watch_overlap
         servers = tuple(cloud.list() if full else cloud.changed_since(since))
@@ -101,7 +104,9 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> None:
     busy = woken or Instance.objects.filter(state__in=ON_THE_WAY, deleted_at=None).exists()
     # From when it was asked, not from when it answered: what changed meanwhile is in the next round.
     seen = {"changes_at": now, "full_at": now} if full else {"changes_at": now}
-    Watch.objects.update(**seen, due_at=Now() + (pace().watch_busy if busy else pace().watch_idle))
+    # A cloud that takes long over its lists has something else to do: machines to make, for one.
+    patient = timedelta(seconds=REST_OF_LIST * (time.monotonic() - began))
+    Watch.objects.update(**seen, due_at=Now() + max(patient, pace().watch_busy if busy else pace().watch_idle))
 
 
 def _differing(servers: Collection[Server], *, full: bool) -> list[UUID]:
