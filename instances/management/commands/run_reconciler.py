@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 #: so many steps at once: most of a step is waiting for the cloud
 STEPS_AT_ONCE = 8
+#: two, so that a desktop that begins to answer is not kept waiting by a long list of the cloud's
+WATCHES = 2
 #: seconds between two looks for what the audit trail has not sealed
 SEAL_SECONDS = 10.0
 
@@ -41,7 +43,8 @@ class Command(BaseCommand):
             signal.signal(number, stop)
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
-        threading.Thread(target=_watch, args=(stopping,), name="watch", daemon=True).start()
+        for number in range(1, 1 + WATCHES):
+            threading.Thread(target=_watch, args=(stopping,), name=f"watch-{number}", daemon=True).start()
         threading.Thread(target=nudges.listen, args=(stopping, woken.set), name="ears", daemon=True).start()
         much = threading.Event()
         helpers = [
