@@ -1,5 +1,6 @@
 """The demo's ground: what it says when something is in the way, what each process is told, what outlives whom."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -142,7 +143,10 @@ def test_secrets_stand_in_files_of_their_owner_alone(platform: DemoPlatform) -> 
 def test_nothing_listens_but_the_site_and_its_provider(platform: DemoPlatform) -> None:
     """PostgreSQL, Redis and the workers are reached by files alone."""
     ours = {process.pid for process in platform.running.values()}
-    inodes = {str(entry.readlink()) for pid in ours for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    inodes = set()
+    for entry in (entry for pid in ours for entry in Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed, which no listener is
+            inodes.add(str(entry.readlink()))
     listening = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
