@@ -43,8 +43,8 @@ class Command(BaseCommand):
             signal.signal(number, stop)
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
-        for number in range(1, 1 + WATCHES):
-            threading.Thread(target=_watch, args=(stopping,), name=f"watch-{number}", daemon=True).start()
+        for place in range(1, 1 + WATCHES):
+            threading.Thread(target=_watch, args=(stopping,), name=f"watch-{place}", daemon=True).start()
         threading.Thread(target=nudges.listen, args=(stopping, woken.set), name="ears", daemon=True).start()
         much = threading.Event()
         helpers = [
