@@ -64,8 +64,8 @@ class Run:
         self._looked = 0.0
 
     def go(self) -> None:
-        """Until all launches and deletes are asked for and all kills are done."""
-        while len(self.tally.deleted) < self.launches or sum(self.tally.kills.values()) < self.kills:
+        """Until all launches and deletes are asked for and all kills are done; as long as these are not, more follow."""
+        while self._more or len(self.tally.deleted) < len(self.tally.launched):
             self._wishes()
             if sum(self.tally.kills.values()) < self.kills:
                 self._kill()
@@ -73,6 +73,10 @@ class Run:
             self._follow()
             time.sleep(0.1)
         self._disarm()
+
+    @property
+    def _more(self) -> bool:
+        return len(self.tally.launched) < self.launches or sum(self.tally.kills.values()) < self.kills
 
     def rest(self, seconds: float) -> None:
         """Until whatever was orphaned is recovered."""
@@ -88,14 +92,13 @@ class Run:
 
         tally = self.tally
         alive = len(tally.launched) - len(tally.deleted)
-        if len(tally.launched) < self.launches and alive < AT_ONCE:
+        if self._more and alive < AT_ONCE:
             tally.launched.append(self.site.launch(by=self.chance.choice(self.people)))
         rows = Instance.objects.filter(id__in=tally.launched).exclude(id__in=tally.deleted).select_related("owner")
         ready = [row for row in rows if row.state in {"active", "error", "gone"}]
         # Most are ended when they are ready, some in the middle of being made.
         mortal = ready or list(rows)[:1]
-        all_asked = len(tally.launched) == self.launches
-        if mortal and self.chance.random() < (0.9 if ready and (all_asked or len(ready) > AT_ONCE / 3) else 0.02):
+        if mortal and self.chance.random() < (0.9 if ready and (not self._more or len(ready) > AT_ONCE / 3) else 0.02):
             row = self.chance.choice(mortal)
             actions.delete(row.id, by=row.owner)
             tally.deleted.add(row.id)
@@ -219,7 +222,7 @@ def main() -> int:
         took = time.monotonic() - began
         swept = _swept()
     number = sum(tally.kills.values())
-    print(f"{launches} launches, {len(tally.deleted)} deletes, {number} kills in {took:.0f} s, seed {asked.seed}")
+    print(f"{len(tally.launched)} launches, {len(tally.deleted)} deletes, {number} kills in {took:.0f} s, seed {asked.seed}")
     print(f"  {tally.held} of {number} kills while a lease was held ({100 * tally.held / max(1, number):.0f} %)")
     for name, count in tally.kills.most_common():
         print(f"    {name:<24} {count:4}  {'#' * count}")
