@@ -64,7 +64,7 @@ class Run:
         self._looked = 0.0
 
     def go(self) -> None:
-        """Until all launches and deletes are asked for and all kills are done; as long as these are not, more follow."""
+        """Until all launches, deletes and kills are done; as long as kills are missing, more launches follow."""
         while self._more or len(self.tally.deleted) < len(self.tally.launched):
             self._wishes()
             if sum(self.tally.kills.values()) < self.kills:
@@ -222,7 +222,8 @@ def main() -> int:
         took = time.monotonic() - began
         swept = _swept()
     number = sum(tally.kills.values())
-    print(f"{len(tally.launched)} launches, {len(tally.deleted)} deletes, {number} kills in {took:.0f} s, seed {asked.seed}")
+    made, ended = len(tally.launched), len(tally.deleted)
+    print(f"{made} launches, {ended} deletes, {number} kills in {took:.0f} s, seed {asked.seed}")
     print(f"  {tally.held} of {number} kills while a lease was held ({100 * tally.held / max(1, number):.0f} %)")
     for name, count in tally.kills.most_common():
         print(f"    {name:<24} {count:4}  {'#' * count}")
