@@ -360,6 +360,7 @@ _WAYS_OUT: dict[str, str] = {
     "cloud_full": gettext_noop("Delete it and choose a smaller size, or try later."),
     "cloud_error": gettext_noop("Tell your support before you delete it: what is on its disk may be saved."),
     "step_broke": gettext_noop("It is tried again by itself. If it lasts, tell your support."),
+    "held": gettext_noop("Nothing of yours is touched meanwhile. If it lasts, tell your support."),
     "desktop_silent": gettext_noop("Wait a little, or restart it. Its files are kept."),
 }
 

@@ -10,7 +10,7 @@ from typing import Final
 from django.db.models.functions import Now
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, grants, pacing, transitions
+from instances import checkpoints, grants, holds, pacing, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Server, ServerGone, Service
 from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen
@@ -81,6 +81,11 @@ def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: l
     None where the claim was lost.
     """
     instance, now = visit.claim.instance, visit.claim.now
+    if not holds.may_discard():
+        # One that is being discarded keeps its reason, by which the next build is judged.
+        words = saying("held", sight.detail) if instance.discarding_since is None else {}
+        waits = {**changes, "failures": instance.failures + 1, **words}
+        return Outcome(again_in=pacing.backed_off(instance.failures), changes=waits, events=tuple(events))
     if instance.discarding_since is None:
         code = "build_failed" if sight.seen is Seen.FAILED or sight.surplus else "too_slow"
         code = "no_room" if NO_HOST in sight.detail else code
@@ -140,8 +145,9 @@ def gone(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Ou
 
 def surplus(visit: Visit, sight: Sight) -> None:
     """Deletes what a doubled create left beside the server somebody works on."""
-    for server in sight.surplus:
-        if not server.deleting:
+    extra = [server for server in sight.surplus if not server.deleting]
+    if extra and holds.may_discard():
+        for server in extra:
             log.warning("instance %s has a surplus server %s; it is deleted", visit.claim.instance.id, server.id)
             visit.cloud.delete(server.id)
 

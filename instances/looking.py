@@ -80,7 +80,7 @@ def sighted(instance: Instance, sight: Sight, now: datetime) -> tuple[dict[str, 
         changes |= {"step_since": now, "failures": 0}
         if not instance.failed and (seen in OFF | ON or not instance.reason_code.startswith("retry_")):
             changes |= silence()
-    elif instance.reason_code in {"cloud_silent", "cloud_denied", "step_broke"}:
+    elif instance.reason_code in {"cloud_silent", "cloud_denied", "step_broke", "held"}:
         changes |= {"failures": 0, **silence()}
     if fulfilled(Wanted(instance.wanted), seen) and instance.fulfilled_at is None and instance.reboot_wanted_at is None:
         changes["fulfilled_at"] = now

@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import InterfaceError, OperationalError, transaction
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, creating, ending, following, listening, notices, pacing, releases, transitions
+from instances import checkpoints, creating, ending, following, holds, listening, notices, pacing, releases, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 #: looks in a row that must find no server before one that existed counts as gone
 LOOKS_UNTIL_GONE: Final = 2
 #: what a machine waits for that is no fault of its own, and ends for all at once
-OUTAGES: Final = frozenset({"cloud_silent", "cloud_denied"})
+OUTAGES: Final = frozenset({"cloud_silent", "cloud_denied", "held"})
 
 
 @origins.each("step")
@@ -223,6 +223,8 @@ def _too_early(visit: Visit, wanted: Wanted, *, discarding: bool) -> Outcome | N
         if hidden is not None and instance.discarding_since is not None:
             # It keeps its reason, by which the next build is judged.
             return Outcome(again_in=pace().on_its_way(claim.now - instance.discarding_since))
+        if hidden is None and instance.discarding_since is None:
+            hidden = _vanished(visit)
         if hidden is not None:
             return _unseen(instance, hidden)
     intents = [instance.intent_at]
@@ -249,11 +251,22 @@ def _hidden(visit: Visit) -> Sight | None:
     return Sight(seen=Seen.UNKNOWN, detail=f"the cloud has server {server_id}, and does not list it")
 
 
+def _vanished(visit: Visit) -> Sight | None:
+    """What is seen of a machine that is missing together with most others, or where nobody can tell; else None."""
+    try:
+        told = holds.vanished(visit.cloud)
+    except CloudError as error:
+        unanswered(error)
+        return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
+    return Sight(seen=Seen.UNKNOWN, detail=told, doubted=True) if told else None
+
+
 def _unseen(instance: Instance, sight: Sight) -> Outcome:
     """The cloud did not answer, or said something we do not know: never a reason to act."""
     changes: dict[str, object] = {"failures": instance.failures + 1}
     if not instance.failed and not instance.gone:
-        changes |= saying(why(sight.error) if sight.error else "cloud_silent", sight.detail)
+        silent = "held" if sight.doubted else "cloud_silent"
+        changes |= saying(why(sight.error) if sight.error else silent, sight.detail)
     return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
 
 

@@ -19,12 +19,12 @@ from django.db import connection, transaction
 from django.db.models import Max, Q
 from django.db.models.functions import Greatest, Now
 
-from instances import notices, strays, sweeps
+from instances import holds, notices, strays, sweeps
 from instances.cloud.protocol import Cloud, CloudError, CloudUnreachable
 from instances.lifecycle import Seen, Wanted
 from instances.models import DatabaseIdentity, Instance, Sighting, Sweep, SweepHold
 from instances.pace import pace
-from instances.strays import Assessment, Books, Counts, Doubt, Kind, Past, Row, Rules, Sight, Stray, Thing, Verdict
+from instances.strays import Assessment, Books, Counts, Kind, Past, Row, Rules, Sight, Stray, Thing, Verdict
 from quotas import allowances
 from quotas.models import Reservation
 from visa.audit import trail
@@ -96,7 +96,7 @@ def compare(cloud: Cloud, *, deleting: bool = True) -> Comparison:
     """Rows against the cloud, changing nothing. Raises CloudError where the cloud cannot be listed in full."""
     things = tuple(_things(cloud))
     rows, ghosts = _rows(things)
-    identity, newest = _database()
+    identity, newest = holds.database()
     at = sweeps.database_now()
     books = Books(at=at, things=things, rows=rows, accepted=Instance.objects.count(), newest=newest, identity=identity)
     times = pace()
@@ -155,26 +155,12 @@ def _rows(things: Iterable[Thing]) -> tuple[Mapping[UUID, Row], tuple[Ghost, ...
     fields = ("id", "name", "server_id", "port_id", "deleted_at", "wanted", "seen", "gone")
     for one in Instance.objects.filter(wanted).only(*fields):
         live = one.deleted_at is None
-        rows[one.id] = Row(live=live, server_id=one.server_id, port_id=one.port_id)
+        rows[one.id] = Row(live=live, gone=one.gone, server_id=one.server_id, port_id=one.port_id)
         # A machine that is being deleted, or is known to be away, is no ghost.
         known = one.gone or one.wanted == Wanted.DELETED or one.seen == Seen.ABSENT
         if live and one.server_id and not known and not {one.server_id, one.id} & there:
             ghosts.append(Ghost(instance_id=one.id, name=one.name, server_id=one.server_id))
     return rows, tuple(ghosts)
-
-
-def _database() -> tuple[str, int]:
-    """Which database server this is, on which timeline of its history and which database of it; and the newest serial
-    it ever gave.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || d.oid"
-            " FROM pg_control_system(), pg_database d WHERE datname = current_database()"
-        )
-        identity = str(cursor.fetchone()[0])
-        cursor.execute("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM instances_instance_serial")
-        return identity, int(cursor.fetchone()[0])
 
 
 def _past(back_to: datetime, ids: list[str]) -> Past:
@@ -195,7 +181,7 @@ def _past(back_to: datetime, ids: list[str]) -> Past:
         or ((_counts(last),) if last else ()),
         accepted=last.accepted if last else 0,
         told_at=SweepHold.objects.aggregate(latest=Greatest(Max("since"), Max("released_at")))["latest"],
-        held=SweepHold.objects.filter(released_at=None).exists(),
+        held=holds.stands(),
         identity=noted.system if noted else None,
     )
 
@@ -214,7 +200,7 @@ def _write_down(comparison: Comparison) -> Sweep:
     counts = books.counts
     with transaction.atomic():
         for doubt, told in assessment.doubts.items():
-            _hold(doubt, told, books.at)
+            holds.hold(doubt, told, at=books.at)
         DatabaseIdentity.objects.update_or_create(
             id=1, defaults={"system": books.identity}, create_defaults={"system": books.identity, "noted_at": books.at}
         )
@@ -238,16 +224,6 @@ def _write_down(comparison: Comparison) -> Sweep:
         if swept.swept:
             notices.tell_swept(swept)
     return swept
-
-
-def _hold(doubt: Doubt, told: str, at: datetime) -> None:
-    hold, new = SweepHold.objects.get_or_create(
-        why=strays.DOUBTS[doubt], released_at=None, defaults={"since": at, "detail": told[:500]}
-    )
-    if new:
-        log.error("sweeps are held: %s (%s)", hold.why, told)
-        trail.record("sweep.hold", kind="sweep_hold", object_id=hold.id, reason=doubt, detail={"told": told})
-        notices.tell_held(hold)
 
 
 def _note_sightings(comparison: Comparison) -> None:

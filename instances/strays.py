@@ -38,7 +38,8 @@ class Mismatch(StrEnum):
     UNKNOWN = "unknown"  #: no row ever had this instance id
     DELETED = "deleted"  #: its machine's deletion was complete
     SURPLUS = "surplus"  #: its machine has another one, which is there
-    USED = "used"  #: as the three above, and something that is not ours uses it
+    RETURNED = "returned"  #: its machine was taken for gone before its row was cleared away
+    USED = "used"  #: as those above, and something that is not ours uses it
 
 
 #: what each means, in words
@@ -46,6 +47,9 @@ MISMATCHES: Mapping[Mismatch, str] = {
     Mismatch.UNKNOWN: _("No machine of this database ever had it."),
     Mismatch.DELETED: _("Its machine was deleted here."),
     Mismatch.SURPLUS: _("Its machine has another one, which is there."),
+    Mismatch.RETURNED: _(
+        "Its machine was taken for gone and cleared away here, and it is there: somebody's work may be on it."
+    ),
     Mismatch.USED: _("Nothing here explains it, and a server that is not ours uses it."),
 }
 
@@ -75,6 +79,7 @@ class Doubt(StrEnum):
     OTHER_DATABASE = "other_database"
     ROWS_LOST = "rows_lost"
     FIRST_LOOK = "first_look"
+    VANISHED = "vanished"
 
 
 DOUBTS: Mapping[Doubt, str] = {
@@ -85,6 +90,10 @@ DOUBTS: Mapping[Doubt, str] = {
     Doubt.OTHER_DATABASE: _("This is not the database server, or not its history, that the last sweep knew."),
     Doubt.ROWS_LOST: _("Machines that this database once accepted have no row any more."),
     Doubt.FIRST_LOOK: _("This database looks for the first time, and the cloud has things it never knew."),
+    Doubt.VANISHED: _(
+        "More than half of the machines are missing from the cloud at once: is it the right project of the right cloud,"
+        " and the right VISA_CLOUD_ENVIRONMENT? Nothing is called gone until somebody says so."
+    ),
 }
 
 
@@ -118,9 +127,12 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a machine's row says it has. `live` is false once its deletion was complete."""
+    """What a machine's row says it has. `live` is false once its deletion was complete; `gone`: its server was missed
+    before anybody wished its deletion.
+    """
 
     live: bool
+    gone: bool = False
     server_id: str | None = None
     port_id: str | None = None
 
@@ -246,6 +258,8 @@ def _mismatch(thing: Thing, row: Row | None, servers: set[str], there: set[str])
         return Mismatch.USED if thing.used_by else Mismatch.SURPLUS
     if thing.used_by:
         return Mismatch.USED
+    if row is not None and row.gone and thing.kind is not Kind.PORT:
+        return Mismatch.RETURNED
     return Mismatch.UNKNOWN if row is None else Mismatch.DELETED
 
 
@@ -260,7 +274,7 @@ def judge(thing: Thing, mismatch: Mismatch, earlier: Sight | None, now: datetime
     old = now - thing.made_at >= rules.age and now - sight.first_seen_at >= rules.age
     if not old:
         sight = replace(sight, verdict=Verdict.SIGHTED)
-    elif mismatch is Mismatch.USED:
+    elif mismatch in {Mismatch.USED, Mismatch.RETURNED}:
         sight = replace(sight, verdict=Verdict.HELD)
     else:
         sight = replace(sight, verdict=Verdict.QUARANTINED, quarantined_at=sight.quarantined_at or now)
@@ -302,14 +316,15 @@ def brake_of(now: Counts, past: Past, rules: Rules, *, doubted: bool, deleting: 
     """What keeps this sweep from deleting anything."""
     if past.held or doubted:
         return Brake.HOLD
-    if any(_shrank(now.rows, one.rows, rules) for one in past.counts):
+    if any(shrank(now.rows, one.rows, rules) for one in past.counts):
         return Brake.TABLE_SHRANK
-    if any(_shrank(now.things[kind], one.things[kind], rules) for one in past.counts for kind in Kind):
+    if any(shrank(now.things[kind], one.things[kind], rules) for one in past.counts for kind in Kind):
         return Brake.LIST_SHRANK
     return None if deleting else Brake.REPORT
 
 
-def _shrank(now: int, before: int, rules: Rules) -> bool:
+def shrank(now: int, before: int, rules: Rules) -> bool:
+    """Whether so much is missing at once that the count is doubted rather than believed."""
     return before >= rules.telling and now < before * rules.shrink
 
 

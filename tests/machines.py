@@ -11,10 +11,11 @@ from experiments.models import Dataset
 from instances import actions, pacing, provisioning
 from instances.actions import Launch
 from instances.cloud.memory import OFFERING, MemoryCloud
-from instances.cloud.protocol import Cloud, Desktop, Offering
+from instances.cloud.protocol import Cloud, Desktop, Offering, Server, ServerSpec
 from instances.lifecycle import State
 from instances.models import Instance, InstanceEvent, ServiceState
 from tests import factories
+from tests.clouds import document
 from visa.accounts.models import User
 
 #: longer than this until the next look: the machine rests, and is not only waited for
@@ -77,4 +78,23 @@ def make_many(row: Instance, number: int) -> None:
     story = list(row.events.all())
     InstanceEvent.objects.bulk_create(
         InstanceEvent(instance=one, at=event.at, kind=event.kind, by=event.by) for one in copies for event in story
+    )
+
+
+def stray_server(cloud: MemoryCloud, *, of: UUID | None = None, serial: int = 0, port_id: str = "") -> Server:
+    """A server with our tag that nobody asked for."""
+    instance_id = of or uuid4()
+    return cloud.create(
+        ServerSpec(
+            instance_id=instance_id,
+            image="desktop",
+            flavour="small",
+            vcpus=1,
+            memory_mib=512,
+            disk_gib=4,
+            gpus=0,
+            user_data=document(instance_id),
+            port_id=port_id,
+            serial=serial,
+        )
     )

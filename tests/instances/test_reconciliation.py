@@ -5,7 +5,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -14,16 +14,16 @@ from django.db.models.functions import Now
 from pytest_django import DjangoAssertNumQueries, Settings
 from typing_extensions import override
 
-from instances import actions, reconciliation, sweeps
+from instances import actions, holds, reconciliation, sweeps
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudRefused, CloudUnreachable, Desktop, Port, Server, ServerSpec, Volume
+from instances.cloud.protocol import CloudRefused, CloudUnreachable, Desktop, Port, Server, Volume
 from instances.lifecycle import State
 from instances.models import DatabaseIdentity, Image, Instance, Sighting, Sweep, SweepHold
 from instances.reconciliation import Comparison
 from instances.strays import DOUBTS, Doubt
 from quotas.models import Allowance, Flavour, Limit, Reservation
 from tests import machines
-from tests.clouds import document
+from tests.machines import stray_server
 from visa.accounts.models import User
 from visa.audit.models import AuditEvent
 from visa.environment import SweepMode
@@ -70,25 +70,6 @@ def settled(machine: Instance, cloud: AgedCloud) -> Instance:
     """The same, and this database has swept this cloud before."""
     reconciliation.sweep(cloud)
     return machine
-
-
-def stray_server(cloud: MemoryCloud, *, of: UUID | None = None, serial: int = 0, port_id: str = "") -> Server:
-    """A server with our tag that nobody asked for."""
-    instance_id = of or uuid4()
-    return cloud.create(
-        ServerSpec(
-            instance_id=instance_id,
-            image="desktop",
-            flavour="small",
-            vcpus=1,
-            memory_mib=512,
-            disk_gib=4,
-            gpus=0,
-            user_data=document(instance_id),
-            port_id=port_id,
-            serial=serial,
-        )
-    )
 
 
 def pass_by(cloud: AgedCloud, time: timedelta) -> None:
@@ -370,7 +351,7 @@ def test_an_ordinary_role_of_the_database_may_ask_which_database_it_is(cloud: Ag
         try:
             cursor.execute("GRANT SELECT ON instances_instance_serial TO ordinary_reader")
             cursor.execute("SET ROLE ordinary_reader")
-            identity, _newest = reconciliation._database()
+            identity, _newest = holds.database()
         finally:
             cursor.execute("RESET ROLE")
             cursor.execute("DROP OWNED BY ordinary_reader")

@@ -75,6 +75,10 @@ A = UUID(int=1)
     [
         (thing(of=A), None, (), Mismatch.UNKNOWN),
         (thing(of=A), DELETED, (), Mismatch.DELETED),
+        # somebody cleared away what seemed to be gone
+        (thing(of=A), replace(DELETED, gone=True), (), Mismatch.RETURNED),
+        (thing(Kind.VOLUME, of=A), replace(DELETED, gone=True), (), Mismatch.RETURNED),
+        (thing(Kind.PORT, of=A), replace(DELETED, gone=True), (), Mismatch.DELETED),
         (thing(of=A), FRESH, (), None),
         (thing(of=A), replace(FRESH, server_id="server-one"), (), None),
         # the named one is not there: this may be the one that comes after it
