@@ -138,7 +138,11 @@ def main() -> int:
         for one in CHECKS:
             check(one, count)
         # a file stays with one process, which has a PostgreSQL, a Redis and, for the journeys, a platform of its own
-        run_tests("Tests", ["-m", "not openstack", "--numprocesses", "3", "--dist", "loadfile"], count)
+        run_tests(
+            "Tests",
+            ["-m", "not openstack", "--numprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"],
+            count,
+        )
         check(DEMO, count)
     print(f"{count.passed} passed, {count.failed} failed", flush=True)
     return 1 if count.failed else 0
