@@ -565,6 +565,31 @@ def test_a_thread_that_ends_leaves_no_connection_behind(real: RealCloud) -> None
         until(lambda: not nova.open and not neutron.open, 10, "every connection is closed")
 
 
+def test_all_threads_of_a_process_sign_in_once(real: RealCloud) -> None:
+    with real.wire(Service.KEYSTONE) as keystone, real.wire() as nova:
+        cloud = real.connect(wires=(keystone, nova))
+        together, told = threading.Barrier(4), []
+
+        def look() -> None:
+            together.wait()
+            told.append(len(list(cloud.list())))
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert told == [0] * 4
+        assert keystone.calls.count(("POST", "/v3/auth/tokens")) == 1
+        before = len(nova.calls)
+        later = threading.Thread(target=lambda: told.append(len(list(cloud.list()))))
+        later.start()
+        later.join()
+        # nor does it ask again where Nova listens
+        assert nova.calls[before:] == [("GET", nova.calls[-1][1])]
+
+
 def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages(real: RealCloud) -> None:
     with ExitStack() as stack:
         wires = {one: stack.enter_context(real.wire(one)) for one in (Service.NOVA, Service.NEUTRON, Service.GLANCE)}

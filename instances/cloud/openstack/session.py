@@ -1,6 +1,7 @@
 """Speaking with OpenStack: one deadline for all calls of a verb, who is to blame, and its errors turned into ours."""
 
 import email.utils
+import os
 import time
 import weakref
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, Final, cast
 import requests
 import urllib3.exceptions
 from keystoneauth1 import exceptions as auth_errors
+from keystoneauth1.plugin import BaseAuthPlugin
 from keystoneauth1.session import Session
 from openstack import exceptions as sdk_errors
 from openstack.config import OpenStackConfig
@@ -100,11 +102,31 @@ class TimedSession(Session):
         return self._within or self.asked
 
 
+class SignIn:
+    """The one sign-in of all threads of a process: its token, and where its catalogue says who listens.
+
+    The plugin may be used by many threads: one signs in while the others wait for it, no longer than its deadline,
+    which is before theirs. After a fork there is a new one, since somebody may have held its lock.
+    """
+
+    def __init__(self) -> None:
+        self._plugins: dict[int, BaseAuthPlugin] = {}
+
+    def session(self, auth: BaseAuthPlugin, **options: Any) -> TimedSession:
+        """A session that is signed in as all others of this process; `auth` signs in where it is the first."""
+        return TimedSession(auth=self._plugins.setdefault(os.getpid(), auth), **options)
+
+    def forget(self) -> None:
+        """The next session signs in anew, and asks anew where everybody listens."""
+        self._plugins.pop(os.getpid(), None)
+
+
 class Caller:
     """One thread's own connection, and its services. Whoever takes one of them is about to ask it something."""
 
-    def __init__(self, cloud: str) -> None:
-        config = OpenStackConfig(session_constructor=TimedSession, app_name="visa")
+    def __init__(self, cloud: str, sign_in: SignIn) -> None:
+        constructor: Any = sign_in.session
+        config = OpenStackConfig(session_constructor=constructor, app_name="visa")
         region = config.get_one(
             cloud=cloud,
             compute_default_microversion=MICROVERSION,
@@ -176,10 +198,10 @@ def our_errors(session: TimedSession) -> Iterator[None]:
         raise CloudUnreachable(told, service=session.asked, unsent=not session.ordered) from error
 
 
-def connect(cloud: str) -> Caller:
-    """A connection for this thread. Raises CloudDenied where clouds.yaml does not say how."""
+def connect(cloud: str, sign_in: SignIn) -> Caller:
+    """A connection for this thread, signed in with all of its process. Raises CloudDenied where clouds.yaml fails."""
     try:
-        return Caller(cloud)
+        return Caller(cloud, sign_in)
     except (sdk_errors.SDKException, auth_errors.ClientException) as error:
         raise unusable(error) from error
     except OSError as error:

@@ -20,7 +20,7 @@ from openstack import exceptions as sdk_errors
 from typing_extensions import override
 
 from instances.cloud.openstack.records import environment_mark, instance_tag, port_of, server_of, volume_of
-from instances.cloud.openstack.session import Caller, connect, our_errors, sentence
+from instances.cloud.openstack.session import Caller, SignIn, connect, our_errors, sentence
 from instances.cloud.protocol import (
     CALL_SECONDS,
     Cloud,
@@ -78,7 +78,7 @@ class OpenStackCloud(Cloud):
 
     `environment` tells our servers from another installation's in the same project; `seconds` is the longest a verb may
     take. One connection per thread and process, made when first needed: the SDK's is not safe to share, and must not
-    survive a fork.
+    survive a fork. All threads of a process sign in once.
     """
 
     def __init__(self, *, cloud: str, network: str, environment: str, seconds: float = CALL_SECONDS) -> None:
@@ -87,6 +87,7 @@ class OpenStackCloud(Cloud):
         self._environment = environment
         self._seconds = seconds
         self._thread = threading.local()
+        self._sign_in = SignIn()
         self._ids: dict[tuple[str, str], tuple[float, Any]] = {}
         self._foreign: set[str] = set()  # networks that refused an address of our choice
 
@@ -294,7 +295,7 @@ class OpenStackCloud(Cloud):
         """Around each verb, which asks this service first: this thread's own connection, the clock started, and no
         foreign error let out."""
         if getattr(self._thread, "process", None) != os.getpid():
-            self._thread.caller = connect(self._cloud)
+            self._thread.caller = connect(self._cloud, self._sign_in)
             self._thread.process = os.getpid()
         caller: Caller = self._thread.caller
         caller.session.begin(service, self._seconds)
@@ -305,6 +306,7 @@ class OpenStackCloud(Cloud):
             caller.session.end()
             if caller.session.spoilt:
                 self._thread.process = None
+                self._sign_in.forget()
 
     @property
     def _mark(self) -> str:
