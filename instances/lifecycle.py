@@ -119,11 +119,10 @@ class Pace:
     quiet: timedelta = timedelta(seconds=120)
     tick: timedelta = timedelta(seconds=5)
 
-    #: what is on its way is looked at after `soon`, then ever later up to `meanwhile`; what rests, each `rest`
+    #: what is on its way is looked at after `soon`, then ever later up to `meanwhile`; what is made or boots, which the
+    #: watch sees in one list for all machines and wakes when it is over, each `meanwhile`; what rests, each `rest`
     soon: timedelta = timedelta(seconds=1)
     meanwhile: timedelta = timedelta(seconds=15)
-    #: what the watch sees as well, in one list for all machines, is looked at by itself no sooner
-    watched: timedelta = timedelta(seconds=5)
     rest: timedelta = timedelta(hours=1)
     longest_wait: timedelta = timedelta(minutes=5)
     #: between the builds of one machine, after each that was lost
@@ -161,10 +160,6 @@ class Pace:
     def on_its_way(self, age: timedelta) -> timedelta:
         """When to look again at what began `age` ago: soon at first, then after as long as it took so far."""
         return min(max(age, self.soon), self.meanwhile)
-
-    def while_made(self, age: timedelta) -> timedelta:
-        """When to look again at a machine that is made or boots, since `age`: the watch wakes it when that is over."""
-        return min(max(age, self.watched), self.meanwhile)
 
     def scaled(self, factor: float) -> "Pace":
         """The same times, each multiplied by `factor`."""

@@ -189,7 +189,7 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
             rests = step is Step.REST or settled(Wanted(instance.wanted), sight.seen)
             again = pacing.spread(pace().rest) if rests else pace().on_its_way(age)
             if not rests and sight.seen in {Seen.BUILDING, Seen.BOOTING}:
-                again = pace().while_made(age)
+                again = pace().meanwhile
             if sight.silent:
                 again = 2 * pace().meanwhile  # the watch, which asks the desktop, wakes it when it is back
             return Outcome(again_in=again, changes=changes, events=tuple(events))
