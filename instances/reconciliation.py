@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 #: the advisory lock of the one who sweeps: "visa" in ASCII, and its number here
 LOCK = 0x76697361_00000001
-#: how long sweeps are remembered, for the page and for the brakes
+#: how long sweeps are remembered, and strays that are no longer there, for the page and for the brakes
 KEPT = timedelta(days=7)
 
 
@@ -209,6 +209,7 @@ def _write_down(comparison: Comparison) -> Sweep:
             id__in=[ghost.instance_id for ghost in comparison.ghosts], deleted_at=None, due_at__gt=Now()
         ).update(due_at=Now())
         Sweep.objects.filter(at__lt=books.at - KEPT).delete()
+        Sighting.objects.filter(last_seen_at__lt=books.at - KEPT).exclude(verdict__in=sweeps.OPEN).delete()
         swept = Sweep.objects.create(
             at=books.at,
             rows=counts.rows,

@@ -34,8 +34,8 @@ ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOO
 REST_OF_LIST: Final = 4
 #: so many desktops are asked for their greeting in one round; of more, each round takes a share
 GREETINGS: Final = 150
-#: seconds a ready desktop has for it; who misses it is asked once more by the step, which waits longer
-GREETING_PATIENCE: Final = 2.0
+#: seconds a ready desktop has for it, and how many are asked at once; then the same for those that missed it
+GREETING_PATIENCE: Final = ((0.5, 50), (1.5, 20))
 
 #: this process's rounds; which share of many desktops is asked goes by it
 _rounds = itertools.count()
@@ -152,9 +152,16 @@ def _booting() -> None:
 
 
 def _ready(round_: int) -> None:
-    """Whose desktop stopped answering, and whose answers again, is woken. The step asks once more, and waits longer."""
+    """Whose desktop stopped answering, and whose answers again, is woken. The step asks once more by itself.
+
+    Who did not answer is asked twice here: where this host is busy, many are late at once, and each that is woken for
+    it asks the cloud, which may be what keeps the host busy.
+    """
     rows = share_of(_desktops(Seen.READY), round_)
-    answering = which_answer({desktop for desktop, _silent in rows.values()}, patience=GREETING_PATIENCE)
+    asked = {desktop for desktop, _silent in rows.values()}
+    answering: set[Desktop] = set()
+    for patience, at_once in GREETING_PATIENCE:
+        answering |= which_answer(asked - answering, patience=patience, at_once=at_once)
     _wake([one for one, (desktop, silent) in rows.items() if (desktop in answering) is silent])
 
 

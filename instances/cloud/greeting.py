@@ -32,13 +32,16 @@ def desktop_answers(desktop: Desktop) -> bool:
     return greeting.startswith(_GREETING)
 
 
-def which_answer(desktops: Collection[Desktop], *, patience: float = PATIENCE) -> set[Desktop]:
-    """Those of many that greet, asked side by side: one that is silent costs the others nothing."""
-    return asyncio.run(_which(set(desktops), patience)) if desktops else set()
+def which_answer(desktops: Collection[Desktop], *, patience: float = PATIENCE, at_once: int = AT_ONCE) -> set[Desktop]:
+    """Those of many that greet, asked side by side: one that is silent costs the others nothing.
+
+    Each has `patience` seconds from when it is asked. On a busy host few `at_once` are answered in time, many are not.
+    """
+    return asyncio.run(_which(set(desktops), patience, at_once)) if desktops else set()
 
 
-async def _which(desktops: set[Desktop], patience: float) -> set[Desktop]:
-    places = asyncio.Semaphore(AT_ONCE)
+async def _which(desktops: set[Desktop], patience: float, at_once: int) -> set[Desktop]:
+    places = asyncio.Semaphore(at_once)
 
     async def ask(desktop: Desktop) -> Desktop | None:
         async with places:

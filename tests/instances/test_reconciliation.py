@@ -272,6 +272,19 @@ def test_a_site_that_only_reports_deletes_nothing(settled: Instance, cloud: Aged
     assert stray.id not in ids(cloud)
 
 
+def test_what_is_over_is_told_for_a_week(settled: Instance, cloud: AgedCloud) -> None:
+    stray = stray_server(cloud)
+    swept_for(cloud, 16)
+    assert verdict_of(stray.id) == Verdict.SWEPT
+
+    pass_by(cloud, timedelta(days=6))
+    reconciliation.sweep(cloud)
+    assert Sighting.objects.exists()
+    pass_by(cloud, timedelta(days=1))
+    reconciliation.sweep(cloud)
+    assert not Sighting.objects.exists()
+
+
 # --- a database that is not the one the cloud belongs to ----------------------------------------------------------
 
 

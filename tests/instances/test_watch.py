@@ -1,6 +1,8 @@
 """The watch: a few calls for all machines wake exactly the rows that say otherwise than the cloud."""
 
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -244,9 +246,38 @@ def test_a_desktop_that_crashed_or_hangs_is_said_to_be_silent_while_somebody_loo
         server.send_signal(signal.SIGCONT)
 
 
+def test_a_desktop_that_is_late_once_is_asked_again_before_the_cloud_is(launched: UUID, cloud: MemoryCloud) -> None:
+    """As all are on a host that is busy: each look at the cloud would keep it busier."""
+    settle(cloud, launched)
+    rested(launched)
+    watch.turn(cloud)
+    with socket.create_server(("127.0.0.1", 0)) as late:
+        greeted = threading.Thread(target=_greets_the_second, args=(late,))
+        greeted.start()
+        Instance.objects.filter(id=launched).update(desktop_port=late.getsockname()[1])
+        Watch.objects.update(ready_due_at=None)
+
+        watch.turn(cloud)
+        greeted.join()
+
+    assert not is_due(launched)
+
+
+def _greets_the_second(door: socket.socket) -> None:
+    """Who comes first is not spoken to."""
+    door.settimeout(20)
+    silent, _ = door.accept()
+    answered, _ = door.accept()
+    answered.sendall(b"RFB 003.008\n")
+    answered.recv(1)
+    for one in (silent, answered):
+        one.close()
+
+
 def test_what_a_silent_desktop_waits_for_adds_up_to_less_than_ten_seconds() -> None:
     """The next round, a turn of the loop, the greeting that does not come in the round, and in the step."""
-    waits = pace().greet_ready + pace().greet_booting + timedelta(seconds=watch.GREETING_PATIENCE + PATIENCE)
+    in_the_round = sum(patience for patience, _at_once in watch.GREETING_PATIENCE)
+    waits = pace().greet_ready + pace().greet_booting + timedelta(seconds=in_the_round + PATIENCE)
 
     assert waits < timedelta(seconds=10)
 
