@@ -306,11 +306,24 @@ def _resume(person: User, dataset_id: int) -> Launched | None:
         return None
     if live.state is State.GONE:
         # Nothing is left to resume; the row makes way for a new machine.
-        delete(live.id, by=person)
-        return None
+        if _clear_away(live.id, by=person):
+            return None
+        live = access.live_instance_of(person, dataset_id)
+        if live is None:
+            return None
     if live.can_start:
         start(live.id, by=person)
     return Launched(instance_id=live.id, resumed=True)
+
+
+def _clear_away(instance_id: UUID, *, by: User) -> bool:
+    """Wants the row of a machine that is gone out of the way. False where the machine has come back meanwhile."""
+    with transaction.atomic():
+        if not transitions.wish(instance_id, Wanted.DELETED, by=by, gone=True):
+            return False
+        grants.revoke_machine(instance_id, cause=Wanted.DELETED.value)
+        transaction.on_commit(partial(tasks.nudge, instance_id))
+    return True
 
 
 def _image(slug: str) -> Image:

@@ -12,10 +12,10 @@ from django.utils.translation import gettext_noop as _
 
 from instances import checkpoints, grants, holds, pacing, transitions
 from instances.checkpoints import checkpoint
-from instances.cloud.protocol import Server, ServerGone, Service
+from instances.cloud.protocol import CloudError, Server, ServerGone, Service
 from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen
 from instances.models import Instance
-from instances.outcomes import Outcome, Sight, Visit, failing, saying, silence
+from instances.outcomes import Outcome, Sight, Visit, failing, saying, silence, unanswered
 from instances.pace import pace
 from instances.transitions import Event
 
@@ -52,17 +52,43 @@ def delete(visit: Visit, sight: Sight, changes: Mapping[str, object], events: li
 def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
     """No server is listed any more: the known one is asked for by its id, then ports and volumes go, then the row."""
     instance, cloud, now = visit.claim.instance, visit.cloud, visit.claim.now
-    if instance.server_id and cloud.exists(instance.server_id):
-        # A list may miss it; its id does not lie.
-        cloud.delete(instance.server_id)
-        return Outcome(again_in=pace().on_its_way(now - instance.wanted_at), changes=changes, events=tuple(events))
-    for port in cloud.find_ports(instance.id):
-        cloud.delete_port(port.id)
+    ports = cloud.find_ports(instance.id)
     visit.heard.add(Service.NEUTRON)
+    # A list may miss a server; its id does not lie, and a port knows whose it is.
+    known = {instance.server_id or "", *(port.server_id for port in ports)} - {""}
+    hidden = sorted(one for one in known if cloud.exists(one))
+    if instance.gone and instance.server_id in hidden:
+        return let_be(visit)
+    if hidden:
+        for one in hidden:
+            cloud.delete(one)
+        return Outcome(again_in=pace().on_its_way(now - instance.wanted_at), changes=changes, events=tuple(events))
+    for port in ports:
+        cloud.delete_port(port.id)
     for volume in [one for one in cloud.volumes() if one.instance_id == instance.id]:
         cloud.delete_volume(volume.id)
-    grants.revoke_machine(instance.id, cause="deleted")
-    gone = {
+    return _closed(visit, changes, events)
+
+
+def came_back(instance: Instance, sight: Sight) -> bool:
+    """Whether the very server is seen that somebody worked on, not only one that was made beside it."""
+    return instance.server_id in {server.id for server in _all(sight)}
+
+
+def let_be(visit: Visit) -> Outcome:
+    """It was called gone, its row is wished away, and it is there: somebody's work may be on it.
+
+    Nobody who wished that knew of it, so nothing of it is deleted. The row goes as one whose machine was gone, and what
+    stands at the cloud is shown to those who look after the site (`strays.Mismatch.RETURNED`).
+    """
+    log.error("instance %s was called gone and is there; its row goes, and its server stays", visit.claim.instance.id)
+    return _closed(visit, {}, [])
+
+
+def _closed(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
+    """The end of a row, and of what it held."""
+    grants.revoke_machine(visit.claim.instance.id, cause="deleted")
+    closed = {
         **changes,
         "deleted_at": Now(),
         "server_id": None,
@@ -72,7 +98,7 @@ def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> 
         "desktop_certificate": "",
     }
     checkpoint(checkpoints.QUOTA_BEFORE_RELEASE)
-    return Outcome(again_in=pace().rest, changes=gone, events=(*events, Event(kind="deleted")), frees=True)
+    return Outcome(again_in=pace().rest, changes=closed, events=(*events, Event(kind="deleted")), frees=True)
 
 
 def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome | None:
@@ -84,7 +110,8 @@ def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: l
     if not holds.may_discard():
         # One that is being discarded keeps its reason, by which the next build is judged.
         words = saying("held", sight.detail) if instance.discarding_since is None else {}
-        waits = {**changes, "failures": instance.failures + 1, **words}
+        # Nor does it keep others from being made.
+        waits = {**changes, "failures": instance.failures + 1, "admitted_at": None, **words}
         return Outcome(again_in=pacing.backed_off(instance.failures), changes=waits, events=tuple(events))
     if instance.discarding_since is None:
         code = "build_failed" if sight.seen is Seen.FAILED or sight.surplus else "too_slow"
@@ -101,9 +128,16 @@ def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: l
         if not transitions.write(visit.claim, changes, events=[*events, Event(kind="build.lost")]):
             return None
         events = []
-    _order(visit, sight, again=False)
     age = now - (instance.discarding_since or now)
-    return Outcome(again_in=pace().on_its_way(age), changes=changes, events=tuple(events))
+    again = pace().on_its_way(age)
+    try:
+        _order(visit, sight, again=False)
+    except CloudError as error:
+        # Ordered again at the next look; why it was lost stays said.
+        unanswered(error)
+        again = pacing.backed_off(instance.failures)
+        changes = {**changes, "failures": instance.failures + 1}
+    return Outcome(again_in=again, changes=changes, events=tuple(events))
 
 
 def builds_left(instance: Instance) -> bool:
@@ -121,9 +155,14 @@ def discarded(visit: Visit, changes: Mapping[str, object], events: list[Event]) 
 
 def give_up(visit: Visit, changes: Mapping[str, object]) -> Outcome:
     """No build is left, and no server: it has failed, and holds nothing any more."""
-    instance = visit.claim.instance
-    for port in visit.cloud.find_ports(instance.id):
-        visit.cloud.delete_port(port.id)
+    instance, cloud = visit.claim.instance, visit.cloud
+    ports = cloud.find_ports(instance.id)
+    if any(port.server_id and cloud.exists(port.server_id) for port in ports):
+        # A server that no list shows is on it: nothing is given up yet.
+        changes = {**changes, "failures": instance.failures + 1}
+        return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
+    for port in ports:
+        cloud.delete_port(port.id)
     code = instance.reason_code.removeprefix("retry_")
     words = LOST_WORDS.get(code, LOST_WORDS["build_failed"])
     if code not in LOST_WORDS:

@@ -6,10 +6,13 @@ at once, none is called gone. Deletions that people asked for go on.
 """
 
 import logging
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from instances import notices, strays, sweeps
@@ -24,6 +27,16 @@ log = logging.getLogger(__name__)
 
 #: a release of vanished machines stands so long: in that time each is looked at again
 RELEASED: Final = timedelta(hours=1)
+#: of many that are missing, so many are asked for by their id
+ASKED: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubted:
+    """Why a machine that no list shows is not called gone; `held` where a person has to say what is true."""
+
+    told: str
+    held: bool
 
 
 def hold(doubt: Doubt, told: str, *, at: datetime) -> None:
@@ -75,27 +88,61 @@ def may_discard() -> bool:
     return last is None or Sweep.objects.filter(id=last.id, at__gt=Now() - sweeps.patience()).exists()
 
 
-def vanished(cloud: Cloud) -> str:
-    """Whether more than half of all machines are missing from the cloud's whole list, in words; "" where not.
+def vanished(cloud: Cloud, *, seen_at: datetime | None) -> Doubted | None:
+    """Whether a machine that was seen last at `seen_at` is missing together with more than half of all machines.
 
     One that is missing by itself was removed; many at once tell of the wrong project, or the wrong tag. Opens the
-    hold. Raises CloudError where the list is not answered in full.
+    hold. Whoever releases it says so of those that were missing then, and of no other. None where nothing is doubted.
+    Raises CloudError where the list is not answered in full.
     """
-    why = DOUBTS[Doubt.VANISHED]
-    standing = SweepHold.objects.filter(why=why, released_at=None).first()
+    holds = SweepHold.objects.filter(why=DOUBTS[Doubt.VANISHED])
+    standing = holds.filter(released_at=None).first()
     if standing is not None:
-        return standing.detail
-    if SweepHold.objects.filter(why=why, released_at__gt=Now() - RELEASED).exists():
-        return ""  # somebody looked, and they are gone
-    known = set(
-        Instance.objects.filter(deleted_at=None, had_server=True, gone=False, server_id__isnull=False)
-        .exclude(wanted=Wanted.DELETED)
-        .values_list("server_id", flat=True)
-    )
-    there = known & {server.id for server in cloud.list()}
-    times = pace()
-    if not strays.shrank(len(there), len(known), Rules(age=times.sweep_age, apart=times.sweep_apart)):
-        return ""
-    told = f"{len(known) - len(there)} of {len(known)} machines are missing"
+        return Doubted(told=standing.detail, held=True)
+    known = _known()
+    released = holds.filter(released_at__gt=Now() - RELEASED).order_by("-since").first()
+    if released is not None:
+        if seen_at is None or seen_at <= released.since:
+            return None
+        known = known.filter(seen_at__gt=released.since)
+    ids = set(known.values_list("server_id", flat=True))
+    missing = ids - {server.id for server in cloud.list()}
+    if not _too_many(len(missing), len(ids)):
+        return None
+    if any(cloud.exists(str(one)) for one in sorted(missing, key=str)[:ASKED]):
+        # A part of the cloud is away, with what stands there (docs/decisions/0015): not the wrong project.
+        return Doubted(told="the cloud has servers that its list leaves out", held=False)
+    told = f"{len(missing)} of {len(ids)} machines are missing"
     hold(Doubt.VANISHED, told, at=sweeps.database_now())
-    return told
+    return Doubted(told=told, held=True)
+
+
+def found_again(server_ids: Collection[str], *, at: datetime) -> None:
+    """Ends the hold of vanished machines where most of them are listed again: what was wrong is mended.
+
+    It goes without a release, which would say that whatever is missing is gone. Not at once: two drivers of which one
+    has the wrong settings would open and end it in turn.
+    """
+    with transaction.atomic():
+        held = SweepHold.objects.filter(
+            why=DOUBTS[Doubt.VANISHED], released_at=None, since__lte=at - pace().sweep_apart
+        ).first()
+        if held is None:
+            return
+        known = set(_known().values_list("server_id", flat=True))
+        if _too_many(len(known - set(server_ids)), len(known)):
+            return
+        trail.record("sweep.found_again", kind="sweep_hold", object_id=held.id, detail={"told": held.detail})
+        held.delete()
+
+
+def _known() -> QuerySet[Instance]:
+    """The machines whose server should be there: nobody wished it away, and no build that was lost."""
+    return Instance.objects.filter(
+        deleted_at=None, had_server=True, gone=False, server_id__isnull=False, discarding_since=None
+    ).exclude(wanted=Wanted.DELETED)
+
+
+def _too_many(missing: int, known: int) -> bool:
+    times = pace()
+    return strays.shrank(known - missing, known, Rules(age=times.sweep_age, apart=times.sweep_apart))

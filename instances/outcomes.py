@@ -76,7 +76,7 @@ WAITS: Final = {
     "cloud_denied": _("The cloud does not accept this site's credential right now; we keep trying."),
     "desktop_silent": _("The desktop does not answer right now. The machine itself runs; a restart may help."),
     "step_broke": _("A fault of this platform holds this machine up; we keep trying, and its operators can see it."),
-    "held": _("Something about this site's machines has to be looked at first; its operators were told."),
+    "held": _("Something about this site's machines has to be looked at first; its operators can see it."),
     "retry_no_room": _("The cloud had no room for it; we try again."),
     "retry_build_failed": _("The cloud could not make it; we try again."),
     "retry_too_slow": _("The cloud took far too long to make it; we try again."),

@@ -91,9 +91,16 @@ def _visited(visit: Visit) -> Outcome | None:
 def _broken(instance: Instance) -> Outcome:
     """A fault of our own: this row alone waits, ever longer, and says so. What it was about to do it looks for anew."""
     changes: dict[str, object] = {"failures": instance.failures + 1}
-    if not instance.failed and not instance.gone:
+    if _may_say(instance):
         changes |= saying("step_broke")
     return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
+
+
+def _may_say(instance: Instance) -> bool:
+    """Whether why it waits may take the place of its reason: a verdict stays, and so does what a lost build is judged
+    by when it is gone.
+    """
+    return not instance.failed and not instance.gone and instance.discarding_since is None
 
 
 def _write_back(claim: Claim, outcome: Outcome) -> bool:
@@ -122,6 +129,10 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
     wanted, came_up = Wanted(instance.wanted), _came_up(sight)
     # One that came up all the same, before any deletion was accepted, is what was asked for, and may be at work.
     discarding = instance.discarding_since is not None and not came_up
+    # The cloud knows of a server that it has run, also where a database put back from a copy does not.
+    ran = sight.server is not None and sight.server.ran and not sight.surplus
+    if ran and seen is Seen.FAILED:
+        discarding = False
     if seen is Seen.UNKNOWN:
         return _unseen(instance, sight)
     if wanted is not Wanted.DELETED and instance.ready_at is not None:
@@ -130,6 +141,8 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         early = _too_early(visit, wanted, discarding=discarding)
         if early is not None:
             return early
+    elif instance.gone and wanted is Wanted.DELETED and ending.came_back(instance, sight):
+        return ending.let_be(visit)
     changes, events = sighted(instance, sight, claim.now)
     if came_up:
         changes["discarding_since"] = None
@@ -150,7 +163,7 @@ def _step(visit: Visit, sight: Sight) -> Outcome | None:
         overdue=claim.now - since > pace().deadline(seen, build=instance.flavour.build_time),
         reboot=instance.reboot_wanted_at is not None and instance.reboot_sent_at is None,
         followed=instance.fulfilled_at is not None,
-        was_ready=instance.ready_at is not None,
+        was_ready=instance.ready_at is not None or ran,
         discarding=discarding,
         builds_left=ending.builds_left(instance),
         doubled=bool(sight.surplus),
@@ -254,17 +267,17 @@ def _hidden(visit: Visit) -> Sight | None:
 def _vanished(visit: Visit) -> Sight | None:
     """What is seen of a machine that is missing together with most others, or where nobody can tell; else None."""
     try:
-        told = holds.vanished(visit.cloud)
+        doubted = holds.vanished(visit.cloud, seen_at=visit.claim.instance.seen_at)
     except CloudError as error:
         unanswered(error)
         return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
-    return Sight(seen=Seen.UNKNOWN, detail=told, doubted=True) if told else None
+    return Sight(seen=Seen.UNKNOWN, detail=doubted.told, doubted=doubted.held) if doubted else None
 
 
 def _unseen(instance: Instance, sight: Sight) -> Outcome:
     """The cloud did not answer, or said something we do not know: never a reason to act."""
     changes: dict[str, object] = {"failures": instance.failures + 1}
-    if not instance.failed and not instance.gone:
+    if _may_say(instance):
         silent = "held" if sight.doubted else "cloud_silent"
         changes |= saying(why(sight.error) if sight.error else silent, sight.detail)
     return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
@@ -312,5 +325,7 @@ def _waiting(claim: Claim, sight: Sight, error: CloudError) -> Outcome:
     log.warning("instance %s waits: %s: %s", instance.id, type(error).__name__, error)
     unanswered(error)
     changes, events = sighted(instance, sight, claim.now)
-    changes |= {"failures": instance.failures + 1, **saying(why(error), str(error))}
+    changes["failures"] = instance.failures + 1
+    if instance.discarding_since is None:
+        changes |= saying(why(error), str(error))
     return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes, events=tuple(events))

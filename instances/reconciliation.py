@@ -201,6 +201,7 @@ def _write_down(comparison: Comparison) -> Sweep:
     with transaction.atomic():
         for doubt, told in assessment.doubts.items():
             holds.hold(doubt, told, at=books.at)
+        holds.found_again([one.id for one in books.things if one.kind is Kind.SERVER], at=books.at)
         DatabaseIdentity.objects.update_or_create(
             id=1, defaults={"system": books.identity}, create_defaults={"system": books.identity, "noted_at": books.at}
         )

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 
 from instances.models import Sighting, Sweep, SweepHold
 from instances.pace import pace
+from instances.strays import DOUBTS, Doubt
 from visa.accounts.claims import Role
 from visa.accounts.models import User
 from visa.audit import trail
@@ -63,9 +64,10 @@ class SightingView:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldView:
-    """Why sweeps only report."""
+    """Why sweeps only report. `vanished`: machines are missing, and a release calls them gone."""
 
     id: int
+    vanished: bool
     since: datetime
     why: str
     detail: str
@@ -124,7 +126,13 @@ def report(*, may_release: bool = False) -> Report:
         ),
         sightings=tuple(_sighting(one) for one in (*waiting, *over)),
         holds=tuple(
-            HoldView(id=one.id, since=one.since, why=_(one.why), detail=one.detail)
+            HoldView(
+                id=one.id,
+                vanished=one.why == DOUBTS[Doubt.VANISHED],
+                since=one.since,
+                why=_(one.why),
+                detail=one.detail,
+            )
             for one in SweepHold.objects.filter(released_at=None).order_by("since", "id")
         ),
         may_release=may_release,

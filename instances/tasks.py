@@ -32,7 +32,11 @@ def advance_instance(instance_id: str) -> None:
 def advance_due() -> None:
     """The tick: watches the cloud, then takes what is due, longest waiting first."""
     cloud = connect()
-    watch.turn(cloud)
+    try:
+        watch.turn(cloud)
+    except Exception:
+        # What is due is taken nevertheless.
+        log.exception("a turn of the watch failed")
     for _ in range(TICK_ROWS):
         if provisioning.advance(cloud) is None:
             return

@@ -99,13 +99,13 @@ def begin(
     return instance
 
 
-def wish(instance_id: UUID, wanted: Wanted, *, by: User | None, why: str = "") -> bool:
+def wish(instance_id: UUID, wanted: Wanted, *, by: User | None, why: str = "", gone: bool = False) -> bool:
     """Writes a wish, and `why` in the person's own words. True where it was new; what is to be deleted stays so.
 
-    A new wish is a new beginning for the step's clock and for what failed before.
+    A new wish is a new beginning for the step's clock and for what failed before. `gone`: only where the machine is.
     """
     # One that is gone meanwhile has given its allowance back and can only be cleared away.
-    here = Q() if wanted is Wanted.DELETED else Q(gone=False)
+    here = Q(gone=gone) if gone or wanted is not Wanted.DELETED else Q()
     with transaction.atomic():
         moved = (
             Instance.objects.filter(here, id=instance_id, deleted_at=None)

@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.utils import translation
+from hypothesis import settings as hypothesis_settings
 from pytest_django.plugin import DjangoDbBlocker
 
 from deploy.demo_platform import DemoPlatform
@@ -27,6 +28,10 @@ from instances.models import Image
 from quotas.models import Flavour, Limit
 from tests import factories, people, processes
 from visa.accounts.models import User
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis_settings.register_profile("untimed", deadline=None)
+hypothesis_settings.load_profile("untimed")
 
 #: fixtures of a test that may render pages or use the cache
 _DJANGO = {"db", "transactional_db", "client", "async_client", "live_server"}

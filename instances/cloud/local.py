@@ -110,6 +110,7 @@ class Record:
     port_id: str = ""
     serial: int = 0
     deleted_at: str = ""
+    ran: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,6 +426,7 @@ class LocalCloud(Cloud):
             flavour=record.flavour,
             host=platform.node(),
             serial=record.serial,
+            ran=record.ran or running,
         )
 
     def _alive(self, record: Record) -> Sandbox | None:
@@ -459,7 +461,7 @@ class LocalCloud(Cloud):
             with _answering():
                 fault = sandbox.launch(shape, listening)
                 running = None if fault else sandbox.sandbox_of(folder, record.id)
-        record = replace(record, sandbox=running, fault=fault)
+        record = replace(record, sandbox=running, fault=fault, ran=record.ran or running is not None)
         self._write(record)
         if running is not None:
             with _answering():

@@ -51,7 +51,8 @@ class _Machine:
     changed_at: datetime
 
     def becomes(self, status: ServerStatus, **changes: Any) -> None:
-        self.server = replace(self.server, status=status, **changes)
+        ran = self.server.ran or status is ServerStatus.ACTIVE
+        self.server = replace(self.server, **{"status": status, "ran": ran, **changes})
         self.changed_at = datetime.now(UTC)
         self.arriving = None
 
@@ -185,12 +186,12 @@ class MemoryCloud(Cloud):
 
     @override
     def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
-        return tuple(port for port in self._ports_seen() if port.instance_id == instance_id)
+        return self._ports_of(instance_id)
 
     @override
     def create_port(self, instance_id: UUID) -> Port:
         with self._lock:
-            if self.own_network and (there := self.find_ports(instance_id)):
+            if self.own_network and (there := self._ports_of(instance_id)):
                 return there[0]
             number = uuid4()
             port = Port(
@@ -254,6 +255,10 @@ class MemoryCloud(Cloud):
     def break_down(self, server_id: str, fault: str) -> None:
         """The server ends in ERROR with this fault, as one does whose host fails."""
         self._behind_our_back(server_id, ServerStatus.ERROR, fault=fault)
+
+    def fail_build(self, server_id: str, fault: str) -> None:
+        """The same, and it has never run."""
+        self._behind_our_back(server_id, ServerStatus.ERROR, fault=fault, ran=False)
 
     def pause(self, server_id: str) -> None:
         """An operator freezes it."""
@@ -325,6 +330,9 @@ class MemoryCloud(Cloud):
             users = {machine.spec.port_id: machine.server.id for machine in self._machines.values()}
             mine = [port for environment, port in self._ports.values() if environment == self.environment]
             return tuple(replace(port, server_id=users.get(port.id, "")) for port in mine)
+
+    def _ports_of(self, instance_id: UUID) -> tuple[Port, ...]:
+        return tuple(port for port in self._ports_seen() if port.instance_id == instance_id)
 
     def _take(self, port_id: str) -> None:
         port = next((port for port in self._ports_seen() if port.id == port_id), None)

@@ -55,6 +55,7 @@ class Server:
 
     `flavour` is the cloud's name of its size; `host` an opaque word that changes when it moves; `deleting` says that
     its deletion is under way. `serial` is what it was created with (`ServerSpec.serial`), 0 where it carries none.
+    `ran`: it has run at least once, so that somebody's work may be on it.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Server:
     host: str = ""
     deleting: bool = False
     serial: int = 0
+    ran: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

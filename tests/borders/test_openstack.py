@@ -214,6 +214,7 @@ def test_a_cloud_without_room_says_so_on_the_server(real: RealCloud, cloud: Open
         refused += [server] if server.status is ServerStatus.ERROR else []
 
     assert refused[0].fault.startswith("No valid host was found.")
+    assert not refused[0].ran
 
 
 def test_an_order_whose_answer_is_lost_was_given_once_and_is_found(real: RealCloud, cloud: OpenStackCloud) -> None:
@@ -588,6 +589,26 @@ def test_all_threads_of_a_process_sign_in_once(real: RealCloud) -> None:
         later.join()
         # nor does it ask again where Nova listens
         assert nova.calls[before:] == [("GET", nova.calls[-1][1])]
+
+
+def test_a_token_that_was_revoked_while_many_use_it_is_renewed_for_all(real: RealCloud) -> None:
+    with real.wire(Service.KEYSTONE) as keystone, real.wire() as nova:
+        cloud = real.connect(wires=(keystone, nova))
+        list(cloud.list())
+        nova.spoil(Fault.STATUS, path="/servers", status=401, count=4)
+        together, told = threading.Barrier(4), []
+
+        def look() -> None:
+            together.wait()
+            told.append(len(list(cloud.list())))
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert told == [0] * 4
 
 
 def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages(real: RealCloud) -> None:

@@ -108,6 +108,7 @@ def test_a_created_server_is_found_by_instance_and_comes_to_run(subject: CloudUn
     assert running.desktop is not None
     assert running.created_at.tzinfo is not None
     assert not running.fault
+    assert running.ran
 
 
 def test_an_instance_nobody_made_a_server_for_has_none(subject: CloudUnderTest) -> None:

@@ -435,7 +435,7 @@ def test_access_names_no_path_of_the_storage(records: Experiment, owner: User) -
     assert access.launchable(owner, OPEN).mounts[0].source.endswith(stored)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.text(max_size=40), st.text(max_size=8))
 def test_no_address_makes_the_api_stumble(records: Experiment, doi: str, words: str, number: str) -> None:
     client = Client(raise_request_exception=False)

@@ -54,7 +54,7 @@ class Failing(MemoryCloud):
         server = super().create(spec)
         self.made += 1
         if self.made <= self.faults:
-            self.break_down(server.id, self.fault)
+            self.fail_build(server.id, self.fault)
             return next(one for one in self.list() if one.id == server.id)
         return server
 

@@ -271,7 +271,9 @@ def test_a_server_that_ends_in_error_says_whether_it_was_for_want_of_room(
     class Failing(MemoryCloud):
         @override
         def find(self, instance_id: UUID) -> tuple[Server, ...]:
-            return tuple(replace(one, status=ServerStatus.ERROR, fault=fault) for one in super().find(instance_id))
+            return tuple(
+                replace(one, status=ServerStatus.ERROR, fault=fault, ran=False) for one in super().find(instance_id)
+            )
 
     settle(Failing(desktop=vnc, offering=EVERYTHING), launched)
 
@@ -430,6 +432,67 @@ def test_a_lost_build_whose_deletion_was_not_answered_is_made_again(launched: UU
     kinds = list(InstanceEvent.objects.filter(instance=launched).values_list("kind", flat=True))
     assert kinds.count("build.lost") == 1
     assert kinds.index("seen.failed") < kinds.index("build.lost")
+
+
+def test_why_the_last_build_was_lost_is_told_though_its_deletion_was_not_answered(launched: UUID, vnc: Desktop) -> None:
+    class DeafDeletes(MemoryCloud):
+        deaf = True
+
+        @override
+        def delete(self, server_id: str) -> None:
+            if self.deaf:
+                raise CloudUnreachable("no answer")
+            super().delete(server_id)
+
+    cloud = DeafDeletes(desktop=vnc, offering=EVERYTHING, looks=2)
+    settle(cloud, launched, steps=1)
+    (broken,) = cloud.list()
+    Instance.objects.filter(id=launched).update(builds_lost=BUILDS - 1)
+    cloud.break_down(broken.id, "No valid host was found.")
+    settle(cloud, launched, steps=3)
+    cloud.deaf = False
+
+    row = settle(cloud, launched)
+
+    assert (row.state, row.reason_code) == (State.ERROR, "no_room")
+
+
+def test_nothing_is_given_up_while_a_server_that_no_list_shows_is_on_its_port(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    """A create whose answer was lost, of which nothing is known but that its port is taken."""
+    cloud = Missing(desktop=vnc, offering=EVERYTHING)
+    row = settle(cloud, launched)
+    cloud.missed = row.server_id
+    long_ago = Now() - timedelta(minutes=40)
+    Instance.objects.filter(id=launched).update(
+        server_id=None,
+        had_server=False,
+        ready_at=None,
+        fulfilled_at=None,
+        seen=Seen.ABSENT,
+        builds_lost=1,
+        step_since=long_ago,
+        admitted_at=long_ago,
+        intent_at=None,
+    )
+
+    row = settle(cloud, launched, steps=3)
+
+    assert not row.failed
+    assert [port.id for port in cloud.ports()]
+    assert allowances.standing_of(actions.subject_of(owner)).used.machines == 1
+
+
+def test_a_deletion_ends_the_server_on_its_port_that_no_list_shows(launched: UUID, vnc: Desktop, owner: User) -> None:
+    cloud = Missing(desktop=vnc, offering=EVERYTHING)
+    cloud.missed = settle(cloud, launched).server_id
+    Instance.objects.filter(id=launched).update(server_id=None)
+    actions.delete(launched, by=owner)
+
+    assert settle(cloud, launched).state == State.DELETED
+    cloud.missed = None
+    assert not list(cloud.list())
 
 
 def test_of_doubled_servers_that_never_were_ready_none_is_kept(launched: UUID, vnc: Desktop) -> None:

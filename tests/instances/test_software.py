@@ -227,7 +227,7 @@ def test_a_repository_is_named_once() -> None:
 # --- whatever goes in ------------------------------------------------------------------------------------------------
 
 #: a shell is started for each example, and how fast this machine draws one says nothing of what is tested
-PATIENT = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = hypothesis_settings(suppress_health_check=[HealthCheck.too_slow])
 HOSTILE = st.text(alphabet="a.-/:;|@$`'\"\\*?[]~#&()<>{}= \n\t%!0z", max_size=40) | st.text(max_size=30)
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 ADDRESS = st.from_regex(r"https?://[A-Za-z0-9.-]{1,20}(:[1-9][0-9]{0,3})?", fullmatch=True)

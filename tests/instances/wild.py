@@ -174,6 +174,11 @@ class WildCloud(MemoryCloud):
         return super().find(instance_id)
 
     @override
+    def exists(self, server_id: str) -> bool:
+        self._listen("exists")
+        return super().exists(server_id)
+
+    @override
     def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
         self._listen("find_ports")
         return super().find_ports(instance_id)
@@ -238,9 +243,9 @@ class WildCloud(MemoryCloud):
             with contextlib.suppress(CloudError):
                 order()
         if isinstance(done, Server) and mishap is Mishap.BREAKS:
-            self.break_down(done.id, "the host has burnt down")
+            self.fail_build(done.id, "the host has burnt down")
         if isinstance(done, Server) and mishap is Mishap.STUCK:
-            self._machine(done.id).becomes(ServerStatus.BUILD)
+            self._machine(done.id).becomes(ServerStatus.BUILD, ran=False)
         passing(f"after {verb}")
         return done
 

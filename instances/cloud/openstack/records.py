@@ -77,6 +77,7 @@ def server_of(record: Any, environment: str, network: str) -> Server | None:
         host=record.host_id or "",
         deleting=record.task_state in {"deleting", "soft-deleting"},
         serial=int(serial) if serial.isdigit() else 0,
+        ran=record.launched_at is not None,
     )
 
 

@@ -39,6 +39,12 @@ LONGEST_REST: Final = 3600.0
 #: answers after which it is certain that an order was not executed
 _DEFINITE: Final = frozenset({400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429})
 
+#: what the SDK raises where it does not get what it expects; the assertion is of a token another thread gave up
+_NONSENSE: Final = (
+    *(sdk_errors.SDKException, auth_errors.ClientException),
+    *(OSError, ValueError, TypeError, KeyError, AssertionError),
+)
+
 
 class TimedSession(Session):
     """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
@@ -70,6 +76,9 @@ class TimedSession(Session):
     def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
         # Never zero or less, which requests refuses: a call after the deadline fails at once instead.
         kwargs["timeout"] = max(self.deadline - time.monotonic(), 0.05)
+        if self.deadline and time.monotonic() >= self.deadline:
+            # It waited too long for another thread to sign in. Nothing may be ordered that nobody waits for.
+            raise auth_errors.ConnectTimeout("the time of this call was over before it was sent")
         outer, self.asked = self.asked, self._whom(url, kwargs)
         if self._within is not None or "endpoint_filter" not in kwargs:
             # Signing in or discovery, which is done for a call, before it or in the middle of it.
@@ -92,6 +101,15 @@ class TimedSession(Session):
             self._within = None
         self.ordered |= order and answer.status_code not in _DEFINITE
         return answer
+
+    @override
+    def invalidate(self, auth: BaseAuthPlugin | None = None) -> bool:
+        """After a 401: the token is of no more use, and the call is tried once more with a new one.
+
+        Whoever shares it may have said so first, which the SDK takes for a credential that cannot be renewed.
+        """
+        super().invalidate(auth)
+        return True
 
     def _whom(self, url: str, kwargs: dict[str, Any]) -> Service:
         named = (kwargs.get("endpoint_filter") or {}).get("service_type")
@@ -193,7 +211,7 @@ def our_errors(session: TimedSession) -> Iterator[None]:
         raise CloudUnreachable(sentence(error), service=session.asked, unsent=not session.ordered) from error
     except (auth_errors.MissingRequiredOptions, auth_errors.NoMatchingPlugin) as error:
         raise unusable(error) from error
-    except (sdk_errors.SDKException, auth_errors.ClientException, OSError, ValueError, TypeError, KeyError) as error:
+    except _NONSENSE as error:
         told = f"{type(error).__name__}: {sentence(error)}"
         raise CloudUnreachable(told, service=session.asked, unsent=not session.ordered) from error
 

@@ -146,7 +146,7 @@ def test_a_hostile_machine_behind_tls_is_refused(said: bytes, size: int) -> None
     assert "bye" not in str(fault.value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.binary(max_size=400), prefix=st.sampled_from([b"", VERSION, AGREED[:20], AGREED[:-1]]))
 def test_noise_from_a_machine_ends_in_the_one_declared_fault_or_waits_for_more(data: bytes, prefix: bytes) -> None:
     talk = MachineHandshake("secret12")
@@ -158,7 +158,7 @@ def test_noise_from_a_machine_ends_in_the_one_declared_fault_or_waits_for_more(d
     assert len(talk.rest) <= 256
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.binary(max_size=400))
 def test_noise_from_a_machine_behind_tls_ends_in_the_one_declared_fault_or_waits_for_more(data: bytes) -> None:
     talk = greeted()
@@ -379,7 +379,6 @@ def test_a_message_above_its_rate_waits_and_is_not_lost(kind: int, rate: int) ->
 MESSAGES = st.sampled_from([PROPER[kind] for kind in sorted(PROPER)] + [encodings(*ENCODINGS_OF_NOVNC)])
 
 
-@settings(deadline=None)
 @given(
     messages=st.lists(MESSAGES, max_size=30), cuts=st.lists(st.integers(1, 40), min_size=1), role=st.sampled_from(Role)
 )
@@ -393,7 +392,6 @@ def test_the_filter_is_the_same_however_the_bytes_are_cut(messages: list[bytes],
     assert cut == whole
 
 
-@settings(deadline=None)
 @given(steps=st.lists(st.one_of(MESSAGES, st.sampled_from(Role)), max_size=60))
 def test_no_input_passes_after_the_role_was_lowered(steps: list[bytes | Role]) -> None:
     talk = ClientFilter(Role.CONTROL)
