@@ -591,26 +591,6 @@ def test_all_threads_of_a_process_sign_in_once(real: RealCloud) -> None:
         assert nova.calls[before:] == [("GET", nova.calls[-1][1])]
 
 
-def test_a_token_that_was_revoked_while_many_use_it_is_renewed_for_all(real: RealCloud) -> None:
-    with real.wire(Service.KEYSTONE) as keystone, real.wire() as nova:
-        cloud = real.connect(wires=(keystone, nova))
-        list(cloud.list())
-        nova.spoil(Fault.STATUS, path="/servers", status=401, count=4)
-        together, told = threading.Barrier(4), []
-
-        def look() -> None:
-            together.wait()
-            told.append(len(list(cloud.list())))
-
-        threads = [threading.Thread(target=look) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert told == [0] * 4
-
-
 def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages(real: RealCloud) -> None:
     with ExitStack() as stack:
         wires = {one: stack.enter_context(real.wire(one)) for one in (Service.NOVA, Service.NEUTRON, Service.GLANCE)}

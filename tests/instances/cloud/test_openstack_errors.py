@@ -1,5 +1,6 @@
 """What a cloud seldom says, without a cloud: odd spellings of a rest, and servers it knows nothing of."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from keystoneauth1.identity.v3 import ApplicationCredential
 from openstack import exceptions as sdk_errors
 from openstack.compute.v2 import server as compute
 from typing_extensions import override
@@ -37,6 +39,34 @@ def test_a_rest_that_is_asked_for_has_an_end(told: str, seconds: float) -> None:
         raise sdk_errors.HttpException("Too many requests", response=answer)
 
     assert limit.value.retry_after == seconds
+
+
+def test_who_is_second_to_hear_that_a_shared_token_is_void_asks_again_as_well() -> None:
+    """The first gave it up for all; what is left is not a credential that cannot be renewed."""
+    shared = ApplicationCredential(
+        "http://127.0.0.1:9/v3", application_credential_id="x", application_credential_secret="x"
+    )
+    first, second = TimedSession(auth=shared), TimedSession(auth=shared)
+
+    assert first.invalidate()
+    assert not shared.invalidate()
+    assert second.invalidate()
+
+
+def test_a_call_whose_time_is_over_before_it_is_sent_is_not_sent() -> None:
+    """As after a long wait for another thread that signs in."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nobody.settimeout(0.2)
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/servers"
+        session = TimedSession()
+        session.begin(Service.NOVA, 0.0)
+
+        with pytest.raises(CloudUnreachable) as away, our_errors(session):
+            session.request(url, "POST", endpoint_filter={"service_type": "compute"}, authenticated=False)
+
+        assert away.value.unsent
+        with pytest.raises(TimeoutError):
+            nobody.accept()
 
 
 class _Nova:
