@@ -34,7 +34,7 @@ from quotas.arithmetic import Resources
 from quotas.models import Flavour, Limit
 from tests import factories
 from tests.clouds import DeafCloud, FullCloud, LosingReplies
-from tests.machines import settle
+from tests.machines import settle, stray_server
 from visa.accounts.models import User
 
 pytestmark = pytest.mark.django_db
@@ -291,25 +291,9 @@ def test_a_failed_machine_can_be_tried_again(launched: UUID, cloud: MemoryCloud,
     assert settle(cloud, launched).state == State.ACTIVE
 
 
-def doubled(cloud: MemoryCloud, instance_id: UUID) -> Server:
-    """Another server for this machine, as a request that was given up makes it late."""
-    return cloud.create(
-        ServerSpec(
-            instance_id=instance_id,
-            image="desktop",
-            flavour="small",
-            vcpus=1,
-            memory_mib=512,
-            disk_gib=1,
-            gpus=0,
-            user_data="#cloud-config\n{}\n",
-        )
-    )
-
-
 def test_beside_a_server_somebody_works_on_a_doubled_one_goes(launched: UUID, cloud: MemoryCloud) -> None:
     first = settle(cloud, launched).server_id
-    doubled(cloud, launched)
+    stray_server(cloud, of=launched)
 
     settle(cloud, launched, steps=2)
 
@@ -329,7 +313,7 @@ class Missing(MemoryCloud):
 def test_a_doubled_server_never_takes_the_place_of_the_one_somebody_works_on(launched: UUID, vnc: Desktop) -> None:
     cloud = Missing(desktop=vnc, offering=EVERYTHING)
     first = settle(cloud, launched).server_id
-    other = doubled(cloud, launched).id
+    other = stray_server(cloud, of=launched).id
 
     cloud.missed = first
     settle(cloud, launched, steps=3)
@@ -398,7 +382,7 @@ def test_where_a_doubled_server_alone_is_left_its_deletion_is_ours_as_well(
     launched: UUID, cloud: MemoryCloud, owner: User
 ) -> None:
     first = settle(cloud, launched).server_id
-    doubled(cloud, launched)
+    stray_server(cloud, of=launched)
     cloud.delete(str(first))
     settle(cloud, launched, steps=3)
 
@@ -498,7 +482,7 @@ def test_a_deletion_ends_the_server_on_its_port_that_no_list_shows(launched: UUI
 def test_of_doubled_servers_that_never_were_ready_none_is_kept(launched: UUID, vnc: Desktop) -> None:
     slow = MemoryCloud(desktop=vnc, offering=EVERYTHING, looks=3)
     settle(slow, launched, steps=1)
-    early = {server.id for server in slow.list()} | {doubled(slow, launched).id}
+    early = {server.id for server in slow.list()} | {stray_server(slow, of=launched).id}
 
     instance = settle(slow, launched, steps=30)
 
