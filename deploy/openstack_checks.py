@@ -25,11 +25,20 @@ JOURNEY = Check(
 )
 #: what tests/faults and tests/benchmarks need to be told of the cloud
 TOLD = {"VISA_TEST_OPENSTACK": str(FAKE)}
-#: A few faults of the matrix, and drivers killed at random. The other commands about scale measure this machine as much
-#: as the platform (`python -m tests.benchmarks.herd --short`, flush, watching, added_time): they are run by themselves.
+#: a few faults of the matrix, and a short form of each command about scale, which judges what no slow machine decides
 SHORT = (
     Check("Faults, a few of them", [sys.executable, "-m", "tests.faults", "--fast"], TOLD),
-    Check("Drivers killed at random", [sys.executable, "-m", "tests.benchmarks.kills", "--short"], TOLD),
+    *(
+        Check(words, [sys.executable, "-m", f"tests.benchmarks.{name}", "--short"], TOLD)
+        for words, name in (
+            ("Drivers killed at random", "kills"),
+            ("Redis emptied while machines are made", "flush"),
+            ("A course begins", "herd"),
+            ("Settled machines watched", "watching"),
+            ("Launches against allowances", "quota"),
+            ("Time added to a launch", "added_time"),
+        )
+    ),
 )
 
 

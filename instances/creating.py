@@ -144,7 +144,7 @@ def _made(visit: Visit, server: Server, known: Mapping[str, object]) -> Outcome:
     if seen is Seen.BOOTING:
         made["admitted_at"] = None
     events = (Event(kind=f"seen.{seen}"),)
-    return Outcome(again_in=pace().meanwhile, changes=made, events=events, then=checkpoints.ID_SAVED)
+    return Outcome(again_in=pace().making, changes=made, events=events, then=checkpoints.ID_SAVED)
 
 
 def _waits(instance: Instance, error: CloudError, changes: Mapping[str, object]) -> Outcome:

@@ -119,10 +119,12 @@ class Pace:
     quiet: timedelta = timedelta(seconds=120)
     tick: timedelta = timedelta(seconds=5)
 
-    #: what is on its way is looked at after `soon`, then ever later up to `meanwhile`; what is made or boots, which the
-    #: watch sees in one list for all machines and wakes when it is over, each `meanwhile`; what rests, each `rest`
+    #: what is on its way is looked at after `soon`, then ever later up to `meanwhile`. The watch wakes what boots and
+    #: what is made when that is over: by itself the first is looked at each `meanwhile`, and the second, of which
+    #: nothing can be heard, each `making`. What rests, each `rest`
     soon: timedelta = timedelta(seconds=1)
     meanwhile: timedelta = timedelta(seconds=15)
+    making: timedelta = timedelta(seconds=30)
     rest: timedelta = timedelta(hours=1)
     longest_wait: timedelta = timedelta(minutes=5)
     #: between the builds of one machine, after each that was lost
@@ -134,7 +136,7 @@ class Pace:
     watch_busy: timedelta = timedelta(seconds=2)
     watch_idle: timedelta = timedelta(seconds=15)
     watch_full: timedelta = timedelta(minutes=5)
-    watch_overlap: timedelta = timedelta(minutes=2)
+    watch_overlap: timedelta = timedelta(seconds=30)
     greet_booting: timedelta = timedelta(seconds=0.7)
     greet_ready: timedelta = timedelta(seconds=4)
     #: not seen for longer than this is shown as unknown

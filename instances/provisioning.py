@@ -201,8 +201,10 @@ def _take(visit: Visit, step: Step, sight: Sight, changes: dict[str, object], ev
         case Step.REST | Step.WAIT:
             rests = step is Step.REST or settled(Wanted(instance.wanted), sight.seen)
             again = pacing.spread(pace().rest) if rests else pace().on_its_way(age)
-            if not rests and sight.seen in {Seen.BUILDING, Seen.BOOTING}:
+            if not rests and sight.seen is Seen.BOOTING:
                 again = pace().meanwhile
+            elif not rests and sight.seen is Seen.BUILDING:
+                again = pace().making
             if sight.silent:
                 again = 2 * pace().meanwhile  # the watch, which asks the desktop, wakes it when it is back
             return Outcome(again_in=again, changes=changes, events=tuple(events))

@@ -6,12 +6,12 @@ from uuid import UUID
 from celery import shared_task
 from celery.exceptions import OperationalError
 
-from instances import guest_reports, provisioning, reconciliation, releases, watch
+from instances import driving, guest_reports, provisioning, reconciliation, releases, watch
 from instances.cloud.connect import connect
 
 log = logging.getLogger(__name__)
 
-#: rows one tick takes at most, so that a tick ends
+#: rows one tick takes at most, or little more, so that a tick ends
 TICK_ROWS = 50
 #: a row due again within this many seconds is followed up at once; the tick finds all others
 FOLLOW_UP = 5.0
@@ -37,9 +37,7 @@ def advance_due() -> None:
     except Exception:
         # What is due is taken nevertheless.
         log.exception("a turn of the watch failed")
-    for _ in range(TICK_ROWS):
-        if provisioning.advance(cloud) is None:
-            return
+    driving.take_due(cloud, TICK_ROWS)
 
 
 @shared_task(name="instances.sweep")

@@ -3,7 +3,8 @@
 First a bare loop with the cloud's own library makes 200 servers, as fast as the cloud takes them, and waits until all
 run. Then 200 people, each with a session of their own, launch a machine within 60 s through the web, and all must run
 too: not later than 1.2 times what the loop took, none twice, and each launch accepted within a second (p95). Both are
-counted from their first request. `--short` is 12 of each.
+counted from their first request. `--short` is 12 of each; what this machine's speed decides is then told, and not
+judged.
 """
 
 import argparse
@@ -128,7 +129,8 @@ def main() -> int:
     print(f"  accepted: p50 {quantile(took, 0.5):.2f} s, p95 {quantile(took, 0.95):.2f} s, max {max(took):.2f} s")
     print(f"  refused: {len(refused)}; two servers for one machine: {len(doubled)}; {trouble or 'all invariants hold'}")
     print(f"  all run after {herd:.0f} s; a bare loop took {bare:.0f} s: {herd / bare:.2f} times")
-    return 1 if refused or doubled or trouble or herd > 1.2 * bare or quantile(took, 0.95) >= 1 else 0
+    slow = herd > 1.2 * bare or quantile(took, 0.95) >= 1
+    return 1 if refused or doubled or trouble or (slow and not asked.short) else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 So many machines (1,000) are made before a real OpenStack and left alone; then for some minutes each call to the cloud
 is counted at the wire, the processor time of workers, timetable and reconciler is read, and PostgreSQL's transactions.
 The same is done with half as many, to tell what grows. Before a cloud with Nova's own pages: `deploy/openstack/up
---fake 2 --pages 1000`. `--short` is 8 machines and 40 s.
+--fake 2 --pages 1000`. `--short` is 8 machines and 60 s, of which only the calls are judged.
 """
 
 import argparse
@@ -28,9 +28,9 @@ class Cost:
     transactions: float
 
     @property
-    def reached(self) -> bool:
-        """Under ten calls a minute, and under 3 % of a core."""
-        return sum(self.calls.values()) < 10 and self.cpu < 0.03
+    def asks_little(self) -> bool:
+        """Under ten calls a minute."""
+        return sum(self.calls.values()) < 10
 
     def line(self) -> str:
         told = ", ".join(f"{name} {number:.1f}" for name, number in sorted(self.calls.items()))
@@ -96,9 +96,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.watching", description=__doc__)
     parser.add_argument("--machines", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=660, help="each time: two full passes (660)")
-    parser.add_argument("--short", action="store_true", help="8 machines, 40 s")
+    parser.add_argument("--short", action="store_true", help="8 machines, 60 s")
     asked = parser.parse_args()
-    number, seconds = (8, 40.0) if asked.short else (asked.machines, asked.seconds)
+    number, seconds = (8, 60.0) if asked.short else (asked.machines, asked.seconds)
     as_interrupt()
     found: list[Cost] = []
     with a_site(scale=1.0, creates=20) as site:
@@ -109,8 +109,8 @@ def main() -> int:
     for one in found:
         print(one.line())
     # What each tick asks of the database does not grow with the machines.
-    grows = found[1].transactions > 1.2 * found[0].transactions
-    return 0 if found[1].reached and not grows else 1
+    costly = found[1].cpu >= 0.03 or found[1].transactions > 1.2 * found[0].transactions
+    return 1 if not found[1].asks_little or (costly and not asked.short) else 0
 
 
 if __name__ == "__main__":

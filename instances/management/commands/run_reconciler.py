@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import guest_reports, nudges, provisioning, reconciliation, releases, watch
+from instances import driving, guest_reports, nudges, provisioning, reconciliation, releases, watch
 from instances.cloud.connect import connect
 from instances.pace import pace
 from visa.audit import sealing
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 #: seconds between two polls when nothing is due
 POLL_SECONDS = 0.25
-#: so many steps at once: most of a step is waiting for the cloud
-STEPS_AT_ONCE = 8
 #: two, so that a desktop that begins to answer is not kept waiting by a long list of the cloud's
 WATCHES = 2
 #: seconds between two looks for what the audit trail has not sealed
@@ -49,7 +47,7 @@ class Command(BaseCommand):
         much = threading.Event()
         helpers = [
             threading.Thread(target=_help, args=(stopping, much), name=f"steps-{number}")
-            for number in range(1, STEPS_AT_ONCE)
+            for number in range(1, driving.STEPS_AT_ONCE)
         ]
         for helper in helpers:
             helper.start()

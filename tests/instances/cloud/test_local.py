@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -397,8 +398,12 @@ REFUSED_FILES = ["/usr/bin/ls", "/etc/../usr/x", "/etc", "/etc/fonts/fonts.conf"
 
 
 def sockets_of(process: Path) -> set[str]:
-    """The inodes of the sockets a process holds."""
-    held = [str(one.readlink()) for one in (process / "fd").iterdir()]
+    """The inodes of the sockets a process holds; one that has ended since it was listed holds none."""
+    held = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for one in (process / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since
+                held.append(str(one.readlink()))
     return {name.removeprefix("socket:[").rstrip("]") for name in held if name.startswith("socket:[")}
 
 
