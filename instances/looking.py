@@ -6,7 +6,7 @@ from typing import Final
 from instances import checkpoints
 from instances.checkpoints import checkpoint
 from instances.cloud.greeting import desktop_answers
-from instances.cloud.protocol import CloudDenied, CloudUnreachable, Server, ServerStatus, Service
+from instances.cloud.protocol import CloudDenied, CloudError, CloudUnreachable, Server, ServerStatus, Service
 from instances.lifecycle import OFF, ON, Seen, Wanted, fulfilled
 from instances.models import Instance
 from instances.outcomes import Sight, Visit, saying, silence, unanswered
@@ -29,6 +29,8 @@ MEANS: Final = {
 def look(visit: Visit) -> Sight:
     """What the cloud shows of an instance now. Silence is UNKNOWN and never ABSENT."""
     instance = visit.claim.instance
+    if _never_ordered(visit):
+        return Sight(seen=Seen.ABSENT)
     try:
         servers = visit.cloud.find(instance.id)
     except (CloudUnreachable, CloudDenied) as error:
@@ -57,6 +59,22 @@ def look(visit: Visit) -> Sight:
         if instance.seen != seen:
             checkpoint(checkpoints.READY_SEEN if seen is Seen.READY else checkpoints.ACTIVE_SEEN)
     return Sight(seen=seen, server=kept, surplus=tuple(order[1:]), detail=kept.fault, silent=silent)
+
+
+def _never_ordered(visit: Visit) -> bool:
+    """Whether there is no server to look for, as none was ever asked for; a healthy cloud need not be asked then.
+
+    Where there is one all the same (the database is a copy older than it), it has the machine's port, of which there
+    are no two: a second is refused, and the next look finds the first.
+    """
+    instance = visit.claim.instance
+    ordered = instance.attempt or instance.intent_at or instance.port_id or instance.had_server
+    if ordered or instance.wanted != Wanted.RUNNING or visit.gate.services:
+        return False
+    try:
+        return visit.cloud.unique_ports
+    except CloudError:
+        return False
 
 
 def sighted(instance: Instance, sight: Sight, now: datetime) -> tuple[dict[str, object], list[Event]]:

@@ -15,6 +15,8 @@ from uuid import UUID
 from django.conf import settings
 from redis import Redis
 from redis import asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,8 @@ async def listen(heard: Callable[[frozenset[str]], None]) -> None:
 
 async def _listen(heard: Callable[[frozenset[str]], None]) -> None:
     # Its own connection, not the channel layer's: one task, no queue that could fill, and nothing shared with pages.
-    client = aioredis.from_url(settings.REDIS_URL, socket_connect_timeout=SECONDS)
+    # Without the client's own attempts to connect again: one that half succeeds looks like a line, and hears nothing.
+    client = aioredis.from_url(settings.REDIS_URL, socket_connect_timeout=SECONDS, retry=Retry(NoBackoff(), 0))
     async with client, client.pubsub(ignore_subscribe_messages=True) as line:
         await line.subscribe(CHANNEL)
         while True:

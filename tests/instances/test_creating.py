@@ -404,10 +404,10 @@ def test_a_step_that_breaks_holds_up_its_own_machine_alone_and_waits_ever_longer
         breaks = True
 
         @override
-        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        def create_port(self, instance_id: UUID) -> Port:
             if self.breaks and instance_id == launched:
                 raise ZeroDivisionError("nobody thought of this")
-            return super().find(instance_id)
+            return super().create_port(instance_id)
 
     cloud = Surprising(desktop=vnc, offering=EVERYTHING)
     other = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
@@ -428,3 +428,45 @@ def test_a_step_that_breaks_holds_up_its_own_machine_alone_and_waits_ever_longer
 
     cloud.breaks = False
     assert (settle(cloud, launched).state, settle(cloud, launched).reason_code) == (State.ACTIVE, "")
+
+
+class Looked(MemoryCloud):
+    """Counts how often it was asked for a machine's servers."""
+
+    looks = 0
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        self.looks += 1
+        return super().find(instance_id)
+
+
+class LookedAndShared(Looked, Shared):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "looks"), [(Looked, 0), (LookedAndShared, 1)])
+def test_what_was_never_ordered_is_looked_for_only_where_a_second_could_be_made(
+    launched: UUID, vnc: Desktop, kind: type[Looked], looks: int
+) -> None:
+    cloud = kind(desktop=vnc, offering=EVERYTHING)
+    pacing.admit()
+
+    provisioning.advance(cloud, launched)
+
+    assert Instance.objects.get(id=launched).server_id is not None
+    assert cloud.looks == looks
+
+
+def test_a_database_from_before_the_order_makes_no_second_machine(launched: UUID, vnc: Desktop) -> None:
+    cloud = Looked(desktop=vnc, offering=EVERYTHING)
+    before = Instance.objects.filter(id=launched).values().get()
+    ready = settle(cloud, launched)
+    Instance.objects.filter(id=launched).update(
+        **{name: value for name, value in before.items() if name not in {"id", "state", "serial", "fence"}}
+    )
+
+    again = settle(cloud, launched)
+
+    assert (again.state, again.server_id) == (State.ACTIVE, ready.server_id)
+    assert len(list(cloud.list())) == len(list(cloud.ports())) == 1

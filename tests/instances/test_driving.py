@@ -9,7 +9,7 @@ from django.db import OperationalError
 from instances import actions, driving, pacing
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import Server
+from instances.cloud.protocol import Server, ServerSpec
 from instances.models import Image, Instance
 from quotas.models import Flavour, Limit
 from tests import factories
@@ -33,15 +33,15 @@ def asked(owner: User, flavour: Flavour, image: Image, limit: Limit) -> list[UUI
 def test_as_many_steps_are_taken_at_once_as_there_are_threads(
     asked: list[UUID], cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, met, find = threading.Barrier(driving.STEPS_AT_ONCE), threading.Event(), cloud.find
+    together, met, create = threading.Barrier(driving.STEPS_AT_ONCE), threading.Event(), cloud.create
 
-    def find_together(instance_id: UUID) -> tuple[Server, ...]:
-        if threading.current_thread() is not threading.main_thread() and not met.is_set():
-            together.wait(20)  # the look of each waits for the look of all
+    def create_together(spec: ServerSpec) -> Server:
+        if threading.current_thread() is not threading.main_thread():
+            together.wait(20)  # each waits for all
             met.set()
-        return find(instance_id)
+        return create(spec)
 
-    monkeypatch.setattr(cloud, "find", find_together)
+    monkeypatch.setattr(cloud, "create", create_together)
 
     driving.take_due(cloud, rows=DUE)
 
@@ -52,15 +52,15 @@ def test_as_many_steps_are_taken_at_once_as_there_are_threads(
 def test_a_step_that_breaks_holds_up_no_other(
     asked: list[UUID], cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, find = threading.Event(), cloud.find
+    broken, create = threading.Event(), cloud.create
 
-    def find_or_break(instance_id: UUID) -> tuple[Server, ...]:
+    def create_or_break(spec: ServerSpec) -> Server:
         if threading.current_thread() is not threading.main_thread() and not broken.is_set():
             broken.set()
             raise OperationalError("the line to the database is lost")
-        return find(instance_id)
+        return create(spec)
 
-    monkeypatch.setattr(cloud, "find", find_or_break)
+    monkeypatch.setattr(cloud, "create", create_or_break)
 
     driving.take_due(cloud, rows=3 * DUE)
 

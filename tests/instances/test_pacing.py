@@ -221,7 +221,7 @@ def test_who_is_told_to_come_back_later_keeps_everybody_away_until_then(
 ) -> None:
     class Limited(MemoryCloud):
         @override
-        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        def create(self, spec: ServerSpec) -> Server:
             raise CloudLimited("too many", retry_after=30.0)
 
     ask(owner)

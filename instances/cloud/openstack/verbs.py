@@ -95,10 +95,10 @@ class OpenStackCloud(Cloud):
 
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        tags = f"{instance_tag(instance_id)},{self._mark}"
         with self._call(Service.NOVA) as caller:
-            # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well.
-            found = self._alive(caller, name=f"^{server_name(instance_id)}$", tags=tags)
+            # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well. Without the tags:
+            # a filter of them costs Nova half as much again, and would miss a server that somebody took them from.
+            found = self._alive(caller, name=f"^{server_name(instance_id)}$")
             ours = (server for server in found if server.instance_id == instance_id)
             return tuple(self._explained(caller, server) for server in ours)
 
