@@ -1,4 +1,5 @@
-"""Worker side: takes what is due until nothing is, several steps at once, since most of a step is waiting."""
+"""Worker side: what a driver does over and over. It watches, and takes what is due until nothing is, several steps at
+once, since most of a step is waiting."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -7,13 +8,19 @@ from typing import Final
 
 from django.db import connections
 
-from instances import provisioning
+from instances import provisioning, watch
 from instances.cloud.protocol import Cloud
 
 log = logging.getLogger(__name__)
 
 #: so many steps at once in one process
 STEPS_AT_ONCE: Final = 8
+
+
+def watch_over(cloud: Cloud) -> None:
+    """One turn of the watch, and the steps of those machines that it saw come up."""
+    for instance_id, server in watch.turn(cloud).items():
+        provisioning.advance(cloud, instance_id, told=server)
 
 
 def take_due(cloud: Cloud, rows: int) -> None:

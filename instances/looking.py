@@ -31,6 +31,9 @@ def look(visit: Visit) -> Sight:
     instance = visit.claim.instance
     if _never_ordered(visit):
         return Sight(seen=Seen.ABSENT)
+    if _has_come_up(visit):
+        checkpoint(checkpoints.ACTIVE_SEEN)
+        return Sight(seen=Seen.BOOTING, server=visit.told)
     try:
         servers = visit.cloud.find(instance.id)
     except (CloudUnreachable, CloudDenied) as error:
@@ -75,6 +78,15 @@ def _never_ordered(visit: Visit) -> bool:
         return visit.cloud.unique_ports
     except CloudError:
         return False
+
+
+def _has_come_up(visit: Visit) -> bool:
+    """Whether a list has told all there is to know for now: what was being made runs. Its desktop is asked for later,
+    and with that the cloud.
+    """
+    instance, told = visit.claim.instance, visit.told
+    waited_for = instance.wanted == Wanted.RUNNING and instance.seen == Seen.BUILDING
+    return waited_for and told is not None and told.id == instance.server_id and told.status is ServerStatus.ACTIVE
 
 
 def sighted(instance: Instance, sight: Sight, now: datetime) -> tuple[dict[str, object], list[Event]]:

@@ -61,11 +61,15 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Visit:
-    """One claim at work: what it may ask of whom, and which services have answered it."""
+    """One claim at work: what it may ask of whom, and which services have answered it.
+
+    `told`: its server as a list has just shown it.
+    """
 
     cloud: Cloud
     claim: Claim
     gate: Gate
+    told: Server | None = None
     heard: set[Service] = field(default_factory=set)
 
 

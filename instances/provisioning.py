@@ -19,7 +19,7 @@ from django.utils.translation import gettext_noop as _
 
 from instances import checkpoints, creating, ending, following, holds, listening, notices, pacing, releases, transitions
 from instances.checkpoints import checkpoint
-from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, ServerGone, Service
+from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, Server, ServerGone, Service
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
 from instances.looking import look, sighted
 from instances.models import Instance
@@ -38,8 +38,8 @@ OUTAGES: Final = frozenset({"cloud_silent", "cloud_denied", "held"})
 
 
 @origins.each("step")
-def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
-    """Takes one due row, the given one or the longest waiting, one step further.
+def advance(cloud: Cloud, instance_id: UUID | None = None, *, told: Server | None = None) -> timedelta | None:
+    """Takes one due row, the given one or the longest waiting, one step further. `told` is its server, as just listed.
 
     Returns after how long it is due again; None where nothing was due, another worker has it, the cloud is not to be
     asked now, or this code is too old for the tables.
@@ -56,7 +56,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None) -> timedelta | None:
     if claim is None:
         return None
     checkpoint(checkpoints.CLAIMED)
-    visit = Visit(cloud=cloud, claim=claim, gate=gate)
+    visit = Visit(cloud=cloud, claim=claim, gate=gate, told=told)
     try:
         outcome = _visited(visit)
         written = outcome is not None and _write_back(claim, outcome)

@@ -6,7 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.exceptions import OperationalError
 
-from instances import driving, guest_reports, provisioning, reconciliation, releases, watch
+from instances import driving, guest_reports, provisioning, reconciliation, releases
 from instances.cloud.connect import connect
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def advance_due() -> None:
     """The tick: watches the cloud, then takes what is due, longest waiting first."""
     cloud = connect()
     try:
-        watch.turn(cloud)
+        driving.watch_over(cloud)
     except Exception:
         # What is due is taken nevertheless.
         log.exception("a turn of the watch failed")

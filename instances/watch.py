@@ -1,7 +1,8 @@
 """Follows all machines by a few calls, however many there are: what changed at the cloud, and which desktops answer.
 
-It compares and wakes: rows that differ from what is seen become due, and the step looks for itself. It writes nothing
-of what it saw. Any number of processes may drive it; a conditional UPDATE decides who does each round.
+It compares and wakes: rows that differ from what is seen become due, and the step looks for itself, but where a list
+told the one harmless thing that was waited for: a machine has come up (`turn`). It writes nothing of what it saw. Any
+number of processes may drive it; a conditional UPDATE decides who does each round.
 """
 
 import itertools
@@ -49,6 +50,7 @@ class _Known:
     """What a row says of its server, as far as a list can contradict it."""
 
     id: UUID
+    wanted: str
     seen: str
     had_server: bool
     server_id: str | None
@@ -56,21 +58,27 @@ class _Known:
     cloud_host: str
 
 
-def turn(cloud: Cloud) -> None:
-    """Does those rounds that are due and that nobody else does. One query where none is."""
+def turn(cloud: Cloud) -> Mapping[UUID, Server]:
+    """Does those rounds that are due and that nobody else does. One query where none is.
+
+    Returns the machines that were being made and are listed as running now, which are due: their next step need not
+    ask the cloud for them again.
+    """
     if releases.outdated():
-        return
+        return {}
+    up: Mapping[UUID, Server] = {}
     state = Watch.objects.annotate(now=Now()).first()
     if state is None:
         Watch.objects.bulk_create([Watch()], ignore_conflicts=True)
         state = Watch.objects.annotate(now=Now()).get()
     now: datetime = state.now
     if _due(state.due_at, now) and _take("due_at", pace().budget):
-        _servers(cloud, state, now)
+        up = _servers(cloud, state, now)
     if _due(state.booting_due_at, now) and _take("booting_due_at", pace().greet_booting):
         _booting()
     if _due(state.ready_due_at, now) and _take("ready_due_at", pace().greet_ready):
         _ready(next(_rounds))
+    return up
 
 
 def _due(at: datetime | None, now: datetime) -> bool:
@@ -83,12 +91,15 @@ def _take(field: str, interval: timedelta) -> bool:
     return Watch.objects.filter(due).update(**{field: Now() + interval}) == 1
 
 
-def _servers(cloud: Cloud, state: Watch, now: datetime) -> None:
-    """What changed at the cloud since the last time, or all there is: rows that say otherwise are woken."""
+def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]:
+    """What changed at the cloud since the last time, or all there is. Rows that say otherwise are woken.
+
+    Returns who came up.
+    """
     gate = pacing.gate()
     if not gate.passes(Service.KEYSTONE, Service.NOVA):
         Watch.objects.update(due_at=Now() + pace().watch_busy)
-        return
+        return {}
     full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
     began = time.monotonic()
     try:
@@ -98,19 +109,26 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> None:
         log.warning("the watch saw nothing: %s: %s", type(error).__name__, error)
         unanswered(error)
         Watch.objects.update(due_at=Now() + pace().watch_busy)
-        return
+        return {}
     pacing.answered(gate, {Service.KEYSTONE, Service.NOVA})
-    woken = _wake(_differing(servers, full=full))
+    differing = _differing(servers, full=full)
+    up = {one: server for one, server in differing.items() if server is not None}
+    woken = _wake([one for one in differing if one not in up])
+    # Whoever called takes these at once: nobody else is told.
+    woken = _make_due(list(up)) or woken
     busy = woken or Instance.objects.filter(state__in=ON_THE_WAY, deleted_at=None).exists()
     # From when it was asked, not from when it answered: what changed meanwhile is in the next round.
     seen = {"changes_at": now, "full_at": now} if full else {"changes_at": now}
     # A cloud that takes long over its lists has something else to do: machines to make, for one.
     patient = timedelta(seconds=REST_OF_LIST * (time.monotonic() - began))
     Watch.objects.update(**seen, due_at=Now() + max(patient, pace().watch_busy if busy else pace().watch_idle))
+    return up
 
 
-def _differing(servers: Collection[Server], *, full: bool) -> list[UUID]:
-    """Whose row is not what is listed. The rows are read after the list, in one query."""
+def _differing(servers: Collection[Server], *, full: bool) -> dict[UUID, Server | None]:
+    """Whose row is not what is listed, with the server of those that came up. The rows are read after the list, in one
+    query.
+    """
     listed: dict[UUID, list[Server]] = {}
     for server in servers:
         listed.setdefault(server.instance_id, []).append(server)
@@ -118,9 +136,18 @@ def _differing(servers: Collection[Server], *, full: bool) -> list[UUID]:
     if full:
         # Whoever is missing from the whole list differs as well.
         mine |= Q(had_server=True) & ~Q(seen=Seen.ABSENT)
-    fields = ("id", "seen", "had_server", "server_id", "cloud_flavour", "cloud_host")
+    fields = ("id", "wanted", "seen", "had_server", "server_id", "cloud_flavour", "cloud_host")
     rows = [_Known(**row) for row in Instance.objects.filter(mine, deleted_at=None).values(*fields)]
-    return [row.id for row in rows if _differs(row, listed.get(row.id, ()), full=full)]
+    differing = [row for row in rows if _differs(row, listed.get(row.id, ()), full=full)]
+    return {row.id: _come_up(row, listed.get(row.id, ())) for row in differing}
+
+
+def _come_up(row: _Known, servers: Collection[Server]) -> Server | None:
+    """The one server that is listed for it, where it was being made and runs now."""
+    if row.wanted != Wanted.RUNNING or row.seen != Seen.BUILDING or len(servers) != 1:
+        return None
+    (server,) = servers
+    return server if server.id == row.server_id and server.status is ServerStatus.ACTIVE else None
 
 
 def _differs(row: _Known, servers: Iterable[Server], *, full: bool) -> bool:
@@ -184,10 +211,14 @@ def _desktops(seen: Seen) -> dict[UUID, _Greeted]:
 
 
 def _wake(ids: Collection[UUID]) -> bool:
-    """Makes these rows due now, in one UPDATE. True where one was not due already."""
-    if not ids:
-        return False
-    woken = Instance.objects.filter(id__in=ids, deleted_at=None, due_at__gt=Now()).update(due_at=Now()) > 0
+    """Makes these rows due now and says so. True where one was not due already."""
+    woken = _make_due(ids)
     if woken:
         nudges.say()
     return woken
+
+
+def _make_due(ids: Collection[UUID]) -> bool:
+    """Makes these rows due now, in one UPDATE. True where one was not due already."""
+    later = Instance.objects.filter(id__in=ids, deleted_at=None, due_at__gt=Now())
+    return bool(ids) and later.update(due_at=Now()) > 0

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from typing_extensions import override
 
-from instances import actions, checkpoints, provisioning, reconciliation, watch
+from instances import actions, checkpoints, driving, provisioning, reconciliation
 from instances.actions import Launch
 from instances.cloud.memory import OFFERING
 from instances.cloud.protocol import CloudError, Desktop, Offering, ServerStatus
@@ -101,7 +101,7 @@ class Machines(RuleBasedStateMachine):
 
     @rule()
     def look_at_all(self) -> None:
-        watch.turn(self.cloud)
+        driving.watch_over(self.cloud)
 
     @rule(point=st.sampled_from(POINTS))
     def a_worker_dies(self, point: str) -> None:
@@ -217,7 +217,7 @@ class Machines(RuleBasedStateMachine):
         said: list[str] = []
         for turn in range(60):
             self._age([2, 5, 10, 30, 65][turn] if turn < 5 else 130)
-            watch.turn(self.cloud)
+            driving.watch_over(self.cloud)
             for _ in range(20):
                 if provisioning.advance(self.cloud) is None:
                     break

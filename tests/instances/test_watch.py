@@ -17,11 +17,11 @@ from django.test.utils import CaptureQueriesContext
 from typing_extensions import override
 
 from deploy.processes import free_port
-from instances import access, actions, provisioning, watch
+from instances import access, actions, driving, provisioning, watch
 from instances.actions import Launch
 from instances.cloud.greeting import PATIENCE
 from instances.cloud.memory import OFFERING, MemoryCloud
-from instances.cloud.protocol import Desktop, Offering, Server
+from instances.cloud.protocol import Desktop, Offering, Server, ServerStatus
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Image, Instance, ServiceState, Watch
 from instances.pace import pace
@@ -314,3 +314,58 @@ def _everything() -> Offering:
 
 def _elsewhere(server: Server, port: int) -> Server:
     return replace(server, desktop=Desktop(host="127.0.0.1", port=port))
+
+
+class Asked(MemoryCloud):
+    """Counts how often it is asked for one machine."""
+
+    asked = 0
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        self.asked += 1
+        return super().find(instance_id)
+
+
+@pytest.fixture
+def made(owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop) -> tuple[UUID, Asked]:
+    """A machine whose server has just come up, which its row does not know."""
+    cloud = Asked(desktop=vnc, offering=_everything(), looks=1)
+    instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    provisioning.advance(cloud)
+    assert Instance.objects.get(id=instance_id).seen == Seen.BUILDING
+    assert [server.status for server in (*cloud.list(), *cloud.list())] == [ServerStatus.BUILD, ServerStatus.ACTIVE]
+    rested(instance_id)
+    return instance_id, cloud
+
+
+def test_a_machine_that_is_listed_as_running_boots_and_the_cloud_is_not_asked_again(made: tuple[UUID, Asked]) -> None:
+    instance_id, cloud = made
+
+    driving.watch_over(cloud)
+
+    row = Instance.objects.get(id=instance_id)
+    assert (row.seen, row.admitted_at, row.desktop_port) == (Seen.BOOTING, None, cloud.desktop.port)
+    assert cloud.asked == 0
+    # Whether it is ready nobody says without having asked the cloud.
+    assert settle(cloud, instance_id).state == State.ACTIVE
+    assert cloud.asked > 0
+
+
+def test_what_a_list_told_is_no_answer_for_a_machine_that_is_to_be_gone(made: tuple[UUID, Asked], owner: User) -> None:
+    instance_id, cloud = made
+    (told,) = cloud.list()
+    actions.delete(instance_id, by=owner)
+
+    provisioning.advance(cloud, instance_id, told=told)
+
+    assert cloud.asked == 1
+    assert not [server for server in cloud.list() if not server.deleting]
+
+
+def test_of_two_servers_none_is_told(made: tuple[UUID, Asked]) -> None:
+    instance_id, cloud = made
+    machines.stray_server(cloud, of=instance_id)
+
+    assert watch.turn(cloud) == {}
+    assert is_due(instance_id)

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import driving, guest_reports, nudges, provisioning, reconciliation, releases, watch
+from instances import driving, guest_reports, nudges, provisioning, reconciliation, releases
 from instances.cloud.connect import connect
 from instances.pace import pace
 from visa.audit import sealing
@@ -105,7 +105,7 @@ def _watch(stopping: threading.Event) -> None:
     cloud = connect()
     while not stopping.is_set():
         try:
-            watch.turn(cloud)
+            driving.watch_over(cloud)
         except Exception:
             # The next turn looks at everything anew; without one nobody would.
             log.exception("a turn of the watch failed")
