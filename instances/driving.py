@@ -8,7 +8,7 @@ from typing import Final
 
 from django.db import connections
 
-from instances import provisioning, watch
+from instances import provisioning, transitions, watch
 from instances.cloud.protocol import Cloud
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,12 @@ def watch_over(cloud: Cloud) -> None:
 
 def take_due(cloud: Cloud, rows: int) -> None:
     """Takes due rows, longest waiting first, until none is left or about so many are done; then returns."""
-    if provisioning.advance(cloud) is None:
-        return
     share = -(-rows // STEPS_AT_ONCE)
-    wait([_pool().submit(_some, cloud, share) for _ in range(STEPS_AT_ONCE)])
+    crew = [_pool().submit(_some, cloud, share) for _ in range(STEPS_AT_ONCE)] if transitions.anything_due() else []
+    try:
+        provisioning.advance(cloud)  # asked for in any case: it also tells of a cloud that is silent
+    finally:
+        wait(crew)
 
 
 @cache

@@ -183,6 +183,12 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
     return Claim(instance=instance, fence=fence, now=instance.now, began=began)
 
 
+def anything_due() -> bool:
+    """Whether a row is due that nobody holds, be it one that waits in line."""
+    free = Q(lease_until=None) | Q(lease_until__lt=Now())
+    return Instance.objects.filter(free, deleted_at=None, due_at__lte=Now()).exists()
+
+
 def look_again(instance_id: UUID) -> None:
     """Makes a machine due now, for whoever wants to know something of it."""
     if Instance.objects.filter(id=instance_id, deleted_at=None, due_at__gt=Now()).update(due_at=Now()):

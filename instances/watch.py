@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING)
 
 #: between two lists passes so many times what the first one took
-REST_OF_LIST: Final = 4
+REST_OF_LIST: Final = 2
 #: so many desktops are asked for their greeting in one round; of more, each round takes a share
 GREETINGS: Final = 150
 #: seconds a ready desktop has for it, and how many are asked at once; then the same for those that missed it

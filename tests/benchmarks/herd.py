@@ -108,7 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.herd", description=__doc__)
     parser.add_argument("--launches", type=int, default=200)
     parser.add_argument("--within", type=float, default=60.0, help="seconds in which all are asked for")
-    parser.add_argument("--creates", type=int, default=20, help="VISA_CLOUD_CREATES")
+    parser.add_argument("--creates", type=int, default=10, help="VISA_CLOUD_CREATES")
     parser.add_argument("--short", action="store_true", help="12 launches in 4 s")
     asked = parser.parse_args()
     number, within = (12, 4.0) if asked.short else (asked.launches, asked.within)
