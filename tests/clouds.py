@@ -159,6 +159,17 @@ class LimitedCloud(GatedCloud):
             raise CloudLimited("too many calls", retry_after=7.0)
 
 
+class CountingCloud(MemoryCloud):
+    """Counts how often it is asked for one machine's servers (`finds`)."""
+
+    finds = 0
+
+    @override
+    def find(self, instance_id: UUID) -> tuple[Server, ...]:
+        self.finds += 1
+        return super().find(instance_id)
+
+
 class SlowCloud(MemoryCloud):
     """Takes `delay` seconds for a create, as a cloud at work does; `arrived` is set when a create has begun."""
 

@@ -22,6 +22,7 @@ from quotas import allowances
 from quotas.arithmetic import Resources
 from quotas.models import Flavour, Limit, Reservation
 from tests import factories
+from tests.clouds import CountingCloud
 from tests.machines import settle
 from visa.accounts.models import User
 
@@ -430,36 +431,21 @@ def test_a_step_that_breaks_holds_up_its_own_machine_alone_and_waits_ever_longer
     assert (settle(cloud, launched).state, settle(cloud, launched).reason_code) == (State.ACTIVE, "")
 
 
-class Looked(MemoryCloud):
-    """Counts how often it was asked for a machine's servers."""
-
-    looks = 0
-
-    @override
-    def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        self.looks += 1
-        return super().find(instance_id)
-
-
-class LookedAndShared(Looked, Shared):
-    pass
-
-
-@pytest.mark.parametrize(("kind", "looks"), [(Looked, 0), (LookedAndShared, 1)])
+@pytest.mark.parametrize(("own_network", "finds"), [(True, 0), (False, 1)])
 def test_what_was_never_ordered_is_looked_for_only_where_a_second_could_be_made(
-    launched: UUID, vnc: Desktop, kind: type[Looked], looks: int
+    launched: UUID, vnc: Desktop, own_network: bool, finds: int
 ) -> None:
-    cloud = kind(desktop=vnc, offering=EVERYTHING)
+    cloud = CountingCloud(desktop=vnc, offering=EVERYTHING, own_network=own_network)
     pacing.admit()
 
     provisioning.advance(cloud, launched)
 
     assert Instance.objects.get(id=launched).server_id is not None
-    assert cloud.looks == looks
+    assert cloud.finds == finds
 
 
 def test_a_database_from_before_the_order_makes_no_second_machine(launched: UUID, vnc: Desktop) -> None:
-    cloud = Looked(desktop=vnc, offering=EVERYTHING)
+    cloud = MemoryCloud(desktop=vnc, offering=EVERYTHING)
     before = Instance.objects.filter(id=launched).values().get()
     ready = settle(cloud, launched)
     Instance.objects.filter(id=launched).update(

@@ -28,7 +28,7 @@ from instances.pace import pace
 from quotas import allowances
 from quotas.models import Flavour, Limit
 from tests import factories, machines
-from tests.clouds import DeafCloud
+from tests.clouds import CountingCloud, DeafCloud
 from tests.machines import settle
 from tests.processes import vnc_server
 from visa.accounts.models import User
@@ -316,21 +316,10 @@ def _elsewhere(server: Server, port: int) -> Server:
     return replace(server, desktop=Desktop(host="127.0.0.1", port=port))
 
 
-class Asked(MemoryCloud):
-    """Counts how often it is asked for one machine."""
-
-    asked = 0
-
-    @override
-    def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        self.asked += 1
-        return super().find(instance_id)
-
-
 @pytest.fixture
-def made(owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop) -> tuple[UUID, Asked]:
+def made(owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop) -> tuple[UUID, CountingCloud]:
     """A machine whose server has just come up, which its row does not know."""
-    cloud = Asked(desktop=vnc, offering=_everything(), looks=1)
+    cloud = CountingCloud(desktop=vnc, offering=_everything(), looks=1)
     instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
     provisioning.advance(cloud)
     assert Instance.objects.get(id=instance_id).seen == Seen.BUILDING
@@ -339,31 +328,35 @@ def made(owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop
     return instance_id, cloud
 
 
-def test_a_machine_that_is_listed_as_running_boots_and_the_cloud_is_not_asked_again(made: tuple[UUID, Asked]) -> None:
+def test_a_machine_that_is_listed_as_running_boots_and_the_cloud_is_not_asked_again(
+    made: tuple[UUID, CountingCloud],
+) -> None:
     instance_id, cloud = made
 
     driving.watch_over(cloud)
 
     row = Instance.objects.get(id=instance_id)
     assert (row.seen, row.admitted_at, row.desktop_port) == (Seen.BOOTING, None, cloud.desktop.port)
-    assert cloud.asked == 0
+    assert cloud.finds == 0
     # Whether it is ready nobody says without having asked the cloud.
     assert settle(cloud, instance_id).state == State.ACTIVE
-    assert cloud.asked > 0
+    assert cloud.finds > 0
 
 
-def test_what_a_list_told_is_no_answer_for_a_machine_that_is_to_be_gone(made: tuple[UUID, Asked], owner: User) -> None:
+def test_what_a_list_told_is_no_answer_for_a_machine_that_is_to_be_gone(
+    made: tuple[UUID, CountingCloud], owner: User
+) -> None:
     instance_id, cloud = made
     (told,) = cloud.list()
     actions.delete(instance_id, by=owner)
 
     provisioning.advance(cloud, instance_id, told=told)
 
-    assert cloud.asked == 1
+    assert cloud.finds == 1
     assert not [server for server in cloud.list() if not server.deleting]
 
 
-def test_of_two_servers_none_is_told(made: tuple[UUID, Asked]) -> None:
+def test_of_two_servers_none_is_told(made: tuple[UUID, CountingCloud]) -> None:
     instance_id, cloud = made
     machines.stray_server(cloud, of=instance_id)
 
