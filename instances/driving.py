@@ -1,7 +1,10 @@
-"""Worker side: what a driver does over and over. It watches, and takes what is due until nothing is, several steps at
-once, since most of a step is waiting."""
+"""Worker side: what a driver does over and over: it watches, and takes what is due, several steps at once.
+
+Most of a step is waiting.
+"""
 
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Final
@@ -13,18 +16,23 @@ from instances.cloud.protocol import Cloud
 
 log = logging.getLogger(__name__)
 
-#: so many steps at once in one process
-STEPS_AT_ONCE: Final = 8
+#: so many steps at once in one process, each with a connection to each of the cloud's services
+STEPS_AT_ONCE: Final = 4
 
 
-def watch_over(cloud: Cloud) -> None:
-    """One turn of the watch, and the steps of those machines that it saw come up."""
+def watch_over(cloud: Cloud, stopping: threading.Event | None = None) -> None:
+    """One turn of the watch, and the steps of those that it saw come up; none begins once `stopping` is set."""
     for instance_id, server in watch.turn(cloud).items():
+        if stopping is not None and stopping.is_set():
+            return
         provisioning.advance(cloud, instance_id, told=server)
 
 
 def take_due(cloud: Cloud, rows: int) -> None:
-    """Takes due rows, longest waiting first, until none is left or about so many are done; then returns."""
+    """Takes due rows, longest waiting first, until none is left or about so many are done.
+
+    A thread whose step was taken from it ends early; what it leaves is for the next call.
+    """
     share = -(-rows // STEPS_AT_ONCE)
     crew = [_pool().submit(_some, cloud, share) for _ in range(STEPS_AT_ONCE)] if transitions.anything_due() else []
     try:

@@ -236,7 +236,8 @@ def console_is_due(instance: Instance, seen: Seen, now: datetime) -> bool:
 
     Asks the database only for machines that boot for longer than usual, and for those that rest.
     """
-    silent = seen is Seen.BOOTING and now - instance.step_since > SILENCE
+    # Seen to boot before as well: until then `step_since` is when it began to be made.
+    silent = seen is Seen.BOOTING == instance.seen and now - instance.step_since > SILENCE
     if not silent and seen not in {Seen.READY, Seen.STOPPED, Seen.FAILED}:
         return False
     kept = ConsoleExcerpt.objects.filter(instance_id=instance.id).first()

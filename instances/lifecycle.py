@@ -136,7 +136,7 @@ class Pace:
     watch_busy: timedelta = timedelta(seconds=2)
     watch_idle: timedelta = timedelta(seconds=15)
     watch_full: timedelta = timedelta(minutes=5)
-    watch_overlap: timedelta = timedelta(seconds=30)
+    watch_overlap: timedelta = timedelta(minutes=2)
     greet_booting: timedelta = timedelta(seconds=0.7)
     greet_ready: timedelta = timedelta(seconds=4)
     #: not seen for longer than this is shown as unknown

@@ -6,7 +6,7 @@ from typing import Final
 from instances import checkpoints
 from instances.checkpoints import checkpoint
 from instances.cloud.greeting import desktop_answers
-from instances.cloud.protocol import CloudDenied, CloudError, CloudUnreachable, Server, ServerStatus, Service
+from instances.cloud.protocol import CloudDenied, CloudUnreachable, Server, ServerStatus, Service
 from instances.lifecycle import OFF, ON, Seen, Wanted, fulfilled
 from instances.models import Instance
 from instances.outcomes import Sight, Visit, saying, silence, unanswered
@@ -29,8 +29,6 @@ MEANS: Final = {
 def look(visit: Visit) -> Sight:
     """What the cloud shows of an instance now. Silence is UNKNOWN and never ABSENT."""
     instance = visit.claim.instance
-    if _never_ordered(visit):
-        return Sight(seen=Seen.ABSENT)
     if _has_come_up(visit):
         checkpoint(checkpoints.ACTIVE_SEEN)
         return Sight(seen=Seen.BOOTING, server=visit.told)
@@ -64,28 +62,13 @@ def look(visit: Visit) -> Sight:
     return Sight(seen=seen, server=kept, surplus=tuple(order[1:]), detail=kept.fault, silent=silent)
 
 
-def _never_ordered(visit: Visit) -> bool:
-    """Whether there is no server to look for, as none was ever asked for; a healthy cloud need not be asked then.
-
-    Where there is one all the same (the database is a copy older than it), it has the machine's port, of which there
-    are no two: a second is refused, and the next look finds the first.
-    """
-    instance = visit.claim.instance
-    ordered = instance.attempt or instance.intent_at or instance.port_id or instance.had_server
-    if ordered or instance.wanted != Wanted.RUNNING or visit.gate.services:
-        return False
-    try:
-        return visit.cloud.unique_ports
-    except CloudError:
-        return False
-
-
 def _has_come_up(visit: Visit) -> bool:
     """Whether a list has told all there is to know for now: what was being made runs. Its desktop is asked for later,
-    and with that the cloud.
+    and with that the cloud. A build that was given up is not waited for: only its desktop can save it.
     """
     instance, told = visit.claim.instance, visit.told
     waited_for = instance.wanted == Wanted.RUNNING and instance.seen == Seen.BUILDING
+    waited_for = waited_for and instance.discarding_since is None
     return waited_for and told is not None and told.id == instance.server_id and told.status is ServerStatus.ACTIVE
 
 

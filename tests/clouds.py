@@ -160,14 +160,19 @@ class LimitedCloud(GatedCloud):
 
 
 class CountingCloud(MemoryCloud):
-    """Counts how often it is asked for one machine's servers (`finds`)."""
+    """Counts how often it is asked for one machine's servers (`finds`), and for what one says (`consoles`)."""
 
-    finds = 0
+    finds = consoles = 0
 
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
         self.finds += 1
         return super().find(instance_id)
+
+    @override
+    def console(self, server_id: str, *, lines: int = 50) -> str:
+        self.consoles += 1
+        return super().console(server_id, lines=lines)
 
 
 class SlowCloud(MemoryCloud):

@@ -15,14 +15,13 @@ from instances import access, actions, pacing, provisioning
 from instances.actions import Launch
 from instances.cloud.memory import OFFERING, MemoryCloud
 from instances.cloud.protocol import CloudUnreachable, Desktop, Port, Server, ServerSpec, ServerStatus
-from instances.lifecycle import BUILDS, State, Wanted
+from instances.lifecycle import BUILDS, Seen, State, Wanted
 from instances.models import Image, Instance
 from instances.pace import pace
 from quotas import allowances
 from quotas.arithmetic import Resources
 from quotas.models import Flavour, Limit, Reservation
 from tests import factories
-from tests.clouds import CountingCloud
 from tests.machines import settle
 from visa.accounts.models import User
 
@@ -314,6 +313,27 @@ def test_a_lost_build_that_comes_up_before_it_is_deleted_is_kept(launched: UUID,
     assert [one.id for one in cloud.list()] == [server.id]
 
 
+def test_a_build_that_took_too_long_and_comes_up_is_kept_also_where_a_list_tells_of_it_first(
+    launched: UUID, vnc: Desktop
+) -> None:
+    cloud = Swallowing(desktop=vnc, offering=EVERYTHING, looks=5)
+    settle(cloud, launched, steps=2)
+    Instance.objects.filter(id=launched).update(step_since=Now() - timedelta(hours=1))
+    row = settle(cloud, launched, steps=1)
+    assert (row.seen, row.reason_code) == (Seen.BUILDING, "retry_too_slow")
+    assert row.discarding_since is not None
+
+    cloud.swallowing = False
+    cloud.move(str(row.server_id))
+    (told,) = cloud.list()
+    assert told.status is ServerStatus.ACTIVE
+    Instance.objects.filter(id=launched).update(due_at=Now())
+    provisioning.advance(cloud, launched, told=told)
+
+    row = settle(cloud, launched, steps=2)
+    assert (row.state, row.server_id, row.discarding_since) == (State.ACTIVE, told.id, None)
+
+
 def test_a_lost_build_that_is_being_deleted_is_not_kept_whatever_answers(launched: UUID, vnc: Desktop) -> None:
     cloud = MemoryCloud(desktop=vnc, offering=EVERYTHING, looks=2)
     settle(cloud, launched, steps=1)
@@ -429,19 +449,6 @@ def test_a_step_that_breaks_holds_up_its_own_machine_alone_and_waits_ever_longer
 
     cloud.breaks = False
     assert (settle(cloud, launched).state, settle(cloud, launched).reason_code) == (State.ACTIVE, "")
-
-
-@pytest.mark.parametrize(("own_network", "finds"), [(True, 0), (False, 1)])
-def test_what_was_never_ordered_is_looked_for_only_where_a_second_could_be_made(
-    launched: UUID, vnc: Desktop, own_network: bool, finds: int
-) -> None:
-    cloud = CountingCloud(desktop=vnc, offering=EVERYTHING, own_network=own_network)
-    pacing.admit()
-
-    provisioning.advance(cloud, launched)
-
-    assert Instance.objects.get(id=launched).server_id is not None
-    assert cloud.finds == finds
 
 
 def test_a_database_from_before_the_order_makes_no_second_machine(launched: UUID, vnc: Desktop) -> None:

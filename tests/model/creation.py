@@ -31,7 +31,6 @@ class Design:
     sweeps: bool = False  #: what no row explains is deleted
     ports: bool = False  #: the server is made on the machine's port, which takes one server
     unique: bool = True  #: a second port cannot be made: its address is derived from the machine
-    trusting: bool = False  #: does not look for a server that was never ordered, and orders on the port it made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +46,13 @@ class Faults:
 
 
 class Worker(NamedTuple):
-    """Where one worker stands, with what it read when it claimed (`deletes`, `port`, `ordered`) and has in hand."""
+    """Where one worker stands, with what it read when it claimed (`deletes`, `port`) and what it has in hand."""
 
     at: str = "idle"
     owns: bool = False
     deletes: bool = False
     port: int = 0
     hand: int = 0
-    ordered: bool = False
 
 
 class State(NamedTuple):
@@ -67,7 +65,6 @@ class State(NamedTuple):
     port: int = 0
     intent: bool = False
     port_intent: bool = False
-    ordered: bool = False  #: an intent was committed once; only a trusting design reads it
     ghost: bool = False  #: a dead worker's lease, which has not run out yet
     servers: tuple[tuple[int, int], ...] = ()  #: (id, its port)
     ports: tuple[int, ...] = ()
@@ -95,7 +92,7 @@ def steps(design: Design, state: State, *, beyond_quiet: bool = False) -> Iterat
             continue  # workers are all alike
         if worker.at == "idle":
             if not leased and not state.forgotten and (state.wanted_gone or not state.server):
-                claimed = Worker("claimed", True, state.wanted_gone, state.port, ordered=state.ordered)
+                claimed = Worker("claimed", True, state.wanted_gone, state.port)
                 yield "claim", True, _with(state, place, claimed)
         else:
             for name, after in _work(design, state, place, worker):
@@ -198,8 +195,6 @@ def _work(design: Design, state: State, place: int, worker: Worker) -> Iterator[
             yield from _delete(design, state, place, worker)
         case "claimed" if not design.adopts:
             yield "post", _with(state, place, worker._replace(at="sent"))
-        case "claimed" if design.trusting and not worker.ordered and not worker.port:
-            yield "no look", _with(state, place, worker._replace(at="looked for a port"))
         case "claimed":
             if state.servers:
                 yield "look: there is one", _with(state, place, worker._replace(at="found", hand=state.servers[0][0]))
@@ -226,16 +221,13 @@ def _work(design: Design, state: State, place: int, worker: Worker) -> Iterator[
                 yield "fenced out", released
         case "port to send":
             yield "post the port", _with(state, place, worker._replace(at="port sent"))
-        case "port answered" if design.trusting and not worker.ordered:
-            yield "go on with the port", _with(state, place, worker._replace(at="looked", port=worker.hand, hand=0))
         case "port answered":
             yield "save the port", released._replace(port=worker.hand, port_intent=False) if writes else released
         case "looked" if not design.quiet:
             yield "post", _with(state, place, worker._replace(at="sent"))
         case "looked":
             meant = _with(state, place, worker._replace(at="meant"))
-            intent = meant._replace(intent=True, ordered=design.trusting, port=worker.port)
-            yield "write the intent", intent if writes else released
+            yield "write the intent", meant._replace(intent=True) if writes else released
         case "meant":
             yield "post", _with(state, place, worker._replace(at="sent"))
         case "answered" if not worker.hand:
@@ -366,15 +358,6 @@ D = Design(name="D + fence, look and POST as one step", adopts=True, quiet=True,
 D_TRUE = Design(name="D' the same, look and POST as two steps", adopts=True, quiet=True, fenced=True)
 E_TRUE = Design(name="E' + sweeper", adopts=True, quiet=True, fenced=True, sweeps=True)
 PORT = Design(name="F' + port that can exist once", adopts=True, quiet=True, fenced=True, sweeps=True, ports=True)
-TRUSTING = Design(
-    name="F'' + no look for what was never ordered",
-    adopts=True,
-    quiet=True,
-    fenced=True,
-    sweeps=True,
-    ports=True,
-    trusting=True,
-)
 PORT_ALONE = Design(name="F' without sweeper", adopts=True, quiet=True, fenced=True, ports=True)
 SHARED = Design(
     name="G' + port found by name", adopts=True, quiet=True, fenced=True, sweeps=True, ports=True, unique=False

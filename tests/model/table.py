@@ -48,9 +48,6 @@ ROWS = (
     # A port takes one server: what a frozen worker asks for too late is refused, whatever the row has become. That
     # holds where ports can be doubled as well, since no server is asked for on a port that the row does not name.
     Row(design=creation.PORT, doubled=None, stuck=None),
-    # What was never ordered need not be looked for: the port alone keeps it single.
-    Row(design=creation.TRUSTING, doubled=None, stuck=None),
-    Row(design=creation.TRUSTING, doubled=None, stuck=None, faults=LATE),
     Row(design=creation.PORT_ALONE, doubled=None, stuck=5),
     Row(design=creation.PORT, doubled=None, stuck=None, faults=LATE),
     Row(design=creation.SHARED, doubled=None, stuck=None),

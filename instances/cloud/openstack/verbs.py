@@ -1,4 +1,4 @@
-"""A project in an OpenStack: Nova's servers, found by name, tag and metadata; Neutron's ports by name and description.
+"""A project in an OpenStack: Nova's servers, found by name and metadata; Neutron's ports by name and description.
 
 Wants an application credential in clouds.yaml and nothing of an administrator. What it calls, and so what access rules
 must allow, is `ACCESS_RULES` in deploy/openstack/seed.py. Why it is as it is: docs/decisions/0008.

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: seconds between two polls when nothing is due
 POLL_SECONDS = 0.25
+#: so many steps at once: most of a step is waiting for the cloud
+STEPS_AT_ONCE = 8
 #: two, so that a desktop that begins to answer is not kept waiting by a long list of the cloud's
 WATCHES = 2
 #: seconds between two looks for what the audit trail has not sealed
@@ -41,13 +43,16 @@ class Command(BaseCommand):
             signal.signal(number, stop)
         cloud = connect()
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
-        for place in range(1, 1 + WATCHES):
-            threading.Thread(target=_watch, args=(stopping,), name=f"watch-{place}", daemon=True).start()
+        watches = [
+            threading.Thread(target=_watch, args=(stopping,), name=f"watch-{place}") for place in range(1, 1 + WATCHES)
+        ]
+        for one in watches:
+            one.start()
         threading.Thread(target=nudges.listen, args=(stopping, woken.set), name="ears", daemon=True).start()
         much = threading.Event()
         helpers = [
             threading.Thread(target=_help, args=(stopping, much), name=f"steps-{number}")
-            for number in range(1, driving.STEPS_AT_ONCE)
+            for number in range(1, STEPS_AT_ONCE)
         ]
         for helper in helpers:
             helper.start()
@@ -78,8 +83,8 @@ class Command(BaseCommand):
                 woken.wait(POLL_SECONDS)
         log.info("the reconciler stops")
         much.set()
-        for helper in helpers:
-            helper.join()  # a step that runs is finished
+        for one in (*watches, *helpers):
+            one.join()  # a step that runs is finished
 
 
 def _help(stopping: threading.Event, much: threading.Event) -> None:
@@ -105,7 +110,7 @@ def _watch(stopping: threading.Event) -> None:
     cloud = connect()
     while not stopping.is_set():
         try:
-            driving.watch_over(cloud)
+            driving.watch_over(cloud, stopping)
         except Exception:
             # The next turn looks at everything anew; without one nobody would.
             log.exception("a turn of the watch failed")
