@@ -120,6 +120,17 @@ def test_another_environments_servers_are_invisible_and_out_of_reach(real: RealC
     assert [server.id for server in other.find(spec.instance_id)] == [made.id]
 
 
+def test_a_server_that_somebody_took_the_tags_from_is_found(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+    server_id = cloud.create(spec).id
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    real.sdk().compute.put(f"/servers/{server_id}/tags", json={"tags": []}).raise_for_status()
+
+    assert not real.sdk().compute.get_server(server_id).tags
+    assert [server.id for server in cloud.find(spec.instance_id)] == [server_id]
+
+
 def test_a_server_with_our_name_and_tags_but_other_metadata_is_not_ours(real: RealCloud, cloud: OpenStackCloud) -> None:
     instance_id = uuid.uuid4()
     stranger = someone_elses(

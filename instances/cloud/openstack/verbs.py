@@ -97,7 +97,7 @@ class OpenStackCloud(Cloud):
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
         with self._call(Service.NOVA) as caller:
             # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well. Without the tags:
-            # a filter of them costs Nova half as much again, and would miss a server that somebody took them from.
+            # a filter of them costs Nova more, and would miss a server that somebody took them from.
             found = self._alive(caller, name=f"^{server_name(instance_id)}$")
             ours = (server for server in found if server.instance_id == instance_id)
             return tuple(self._explained(caller, server) for server in ours)
