@@ -15,7 +15,7 @@ from django.utils.translation import gettext_noop
 from instances import pacing
 from instances.faults import Fault, faults_of, step_of
 from instances.lifecycle import PERMISSIONS, Holder, Permission, Seen, State, Wanted, may
-from instances.models import Connection, ConsoleExcerpt, Instance, InstanceEvent, ServiceState, Watch
+from instances.models import Connection, ConsoleExcerpt, Instance, InstanceEvent, Watch
 from instances.pace import pace
 from instances.reports import CONSOLE_KEPT, Step
 from visa.accounts.claims import Role
@@ -276,21 +276,26 @@ def _rows() -> QuerySet[Instance]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sky:
-    """What is so for all machines: since when the cloud is away, and who waits where."""
+    """What is so for all machines: since when the cloud is away, whether it asked us to wait, and who waits where."""
 
     away_since: datetime | None
     creates_away_since: datetime | None
+    busy: bool
+    creates_busy: bool
     places: Mapping[UUID, int]
 
 
 def _sky(rows: Sequence[Instance]) -> _Sky:
     """One query, and a second where one of the rows waits in line."""
-    opened = {one.service: one.opened_at for one in ServiceState.objects.all() if one.opened_at is not None}
+    gate = pacing.gate()
+    opened = {name: one.opened_at for name, one in gate.services.items() if one.opened_at is not None}
     away = [opened[one] for one in _FOR_ALL if one in opened]
     waiting = [row.id for row in rows if row.state == State.WAITING]
     return _Sky(
         away_since=min(away, default=None),
         creates_away_since=min(opened.values(), default=None),
+        busy=not gate.held.isdisjoint(_FOR_ALL),
+        creates_busy=bool(gate.held),
         places=pacing.places(waiting) if waiting else {},
     )
 
@@ -299,6 +304,10 @@ def _sky(rows: Sequence[Instance]) -> _Sky:
 _FOR_ALL = ("keystone", "nova")
 #: states that say nothing of the cloud as it is now
 _OURS = frozenset({State.WAITING, State.ERROR, State.GONE, State.DELETING, State.DELETED})
+#: states that end when the cloud has done something
+_WAITS_FOR_CLOUD = frozenset(
+    {State.WAITING, State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING}
+)
 
 
 def _story() -> Prefetch[str, QuerySet[InstanceEvent], str]:
@@ -414,10 +423,15 @@ def _view(
     seen_at = max(sights) if instance.seen_at is not None else None
     unseen = seen_at is not None and now - seen_at > pace().stale and known not in _OURS
     state = State.UNKNOWN if unseen else known
-    away = sky.creates_away_since if instance.seen == Seen.ABSENT and not instance.had_server else sky.away_since
+    unmade = instance.seen == Seen.ABSENT and not instance.had_server
+    away = sky.creates_away_since if unmade else sky.away_since
+    busy = known in _WAITS_FOR_CLOUD and (sky.creates_busy if unmade else sky.busy)
     if known in {State.ERROR, State.GONE}:
         away = None  # what is said of it is said for good
-    code, reason = ("cloud_silent", pacing.SILENT_WORDS) if away else (instance.reason_code, instance.reason)
+    code, reason = instance.reason_code, instance.reason
+    if away or busy:
+        code = "cloud_silent" if away else "cloud_busy"
+        reason = pacing.SKY[code]
     starting = (
         instance.wanted == Wanted.RUNNING
         and not instance.failed

@@ -56,7 +56,7 @@ def quiet(now: datetime, *intents: datetime | None) -> bool:
 
 
 def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
-    """Makes the machine, or says why not. None where the claim was lost."""
+    """Makes the machine, or says why not. None where the claim was lost. Raises NotNow."""
     instance = visit.claim.instance
     refused = _withdrawn(instance)
     if refused is not None:
@@ -68,8 +68,7 @@ def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
     except (userdata.Unrenderable, InvalidToken) as error:
         words = _("This machine cannot be described to the cloud. Tell your support.")
         return failing({**sighted, "admitted_at": None}, "unrenderable", words, str(error) or type(error).__name__)
-    if not visit.gate.passes(*NEEDED):
-        return Outcome(again_in=pace().breaker_probe, changes={**sighted, **saying("cloud_silent")})
+    visit.orders(*NEEDED)
     try:
         port = _port(visit)
         if port is None:
@@ -163,10 +162,10 @@ def _waits(instance: Instance, error: CloudError, changes: Mapping[str, object])
 def _port(visit: Visit) -> Port | None:
     """The machine's port: the one there is, or a new one. None where one may still come of an unanswered order.
 
-    Raises CloudError, _FencedOut.
+    Raises CloudError, NotNow, _FencedOut.
     """
-    instance, cloud = visit.claim.instance, visit.cloud
-    unique = cloud.unique_ports
+    instance = visit.claim.instance
+    unique = visit.cloud.unique_ports
     if not unique and (instance.port_intent_at is not None or instance.port_id is not None):
         # A second order could make a second port: look first.
         kept = _kept(visit)
@@ -174,8 +173,7 @@ def _port(visit: Visit) -> Port | None:
             return kept
         if quiet(visit.claim.now, instance.port_intent_at):
             return None
-    if visit.claim.spent:
-        return None
+    cloud = visit.orders()
     if not unique and not transitions.write(visit.claim, {"port_intent_at": Now()}):
         raise _FencedOut
     try:
@@ -200,7 +198,7 @@ def _kept(visit: Visit) -> Port | None:
     for port in ports:
         if port.id != kept.id:
             log.warning("instance %s has a surplus port %s; it is deleted", visit.claim.instance.id, port.id)
-            visit.cloud.delete_port(port.id)
+            visit.orders().delete_port(port.id)
     return kept
 
 

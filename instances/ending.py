@@ -50,23 +50,27 @@ def delete(visit: Visit, sight: Sight, changes: Mapping[str, object], events: li
 
 
 def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
-    """No server is listed any more: the known one is asked for by its id, then ports and volumes go, then the row."""
-    instance, cloud, now = visit.claim.instance, visit.cloud, visit.claim.now
+    """No server is listed any more: the known one is asked for by its id, then ports and volumes go, then the row.
+
+    Raises NotNow.
+    """
+    instance, now = visit.claim.instance, visit.claim.now
+    cloud = visit.orders(Service.NEUTRON, Service.CINDER)
     ports = cloud.find_ports(instance.id)
     visit.heard.add(Service.NEUTRON)
     # A list may miss a server; its id does not lie, and a port knows whose it is.
     known = {instance.server_id or "", *(port.server_id for port in ports)} - {""}
-    hidden = sorted(one for one in known if cloud.exists(one))
+    hidden = sorted(one for one in known if cloud.known(one))
     if instance.gone and instance.server_id in hidden:
         return let_be(visit)
     if hidden:
         for one in hidden:
-            cloud.delete(one)
+            visit.orders().delete(one)
         return Outcome(again_in=pace().on_its_way(now - instance.wanted_at), changes=changes, events=tuple(events))
     for port in ports:
-        cloud.delete_port(port.id)
+        visit.orders().delete_port(port.id)
     for volume in [one for one in cloud.volumes() if one.instance_id == instance.id]:
-        cloud.delete_volume(volume.id)
+        visit.orders().delete_volume(volume.id)
     return _closed(visit, changes, events)
 
 
@@ -154,15 +158,15 @@ def discarded(visit: Visit, changes: Mapping[str, object], events: list[Event]) 
 
 
 def give_up(visit: Visit, changes: Mapping[str, object]) -> Outcome:
-    """No build is left, and no server: it has failed, and holds nothing any more."""
-    instance, cloud = visit.claim.instance, visit.cloud
+    """No build is left, and no server: it has failed, and holds nothing any more. Raises NotNow."""
+    instance, cloud = visit.claim.instance, visit.orders(Service.NEUTRON)
     ports = cloud.find_ports(instance.id)
-    if any(port.server_id and cloud.exists(port.server_id) for port in ports):
+    if any(port.server_id and cloud.known(port.server_id) for port in ports):
         # A server that no list shows is on it: nothing is given up yet.
         changes = {**changes, "failures": instance.failures + 1}
         return Outcome(again_in=pacing.backed_off(instance.failures), changes=changes)
     for port in ports:
-        cloud.delete_port(port.id)
+        visit.orders().delete_port(port.id)
     code = instance.reason_code.removeprefix("retry_")
     words = LOST_WORDS.get(code, LOST_WORDS["build_failed"])
     if code not in LOST_WORDS:
@@ -188,7 +192,7 @@ def surplus(visit: Visit, sight: Sight) -> None:
     if extra and holds.may_discard():
         for server in extra:
             log.warning("instance %s has a surplus server %s; it is deleted", visit.claim.instance.id, server.id)
-            visit.cloud.delete(server.id)
+            visit.orders().delete(server.id)
 
 
 def _nothing_left() -> dict[str, object]:
@@ -212,7 +216,7 @@ def _order(visit: Visit, sight: Sight, *, again: bool) -> None:
             continue
         checkpoint(checkpoints.DELETE_BEFORE)
         try:
-            visit.cloud.delete(server.id)
+            visit.orders().delete(server.id)
         except ServerGone:
             continue
         checkpoint(checkpoints.DELETE_AFTER)

@@ -109,7 +109,7 @@ def vanished(cloud: Cloud, *, seen_at: datetime | None) -> Doubted | None:
     missing = ids - {server.id for server in cloud.list()}
     if not _too_many(len(missing), len(ids)):
         return None
-    if any(cloud.exists(str(one)) for one in sorted(missing, key=str)[:ASKED]):
+    if any(cloud.known(str(one)) for one in sorted(missing, key=str)[:ASKED]):
         # A part of the cloud is away, with what stands there (docs/decisions/0015): not the wrong project.
         return Doubted(told="the cloud has servers that its list leaves out", held=False)
     told = f"{len(missing)} of {len(ids)} machines are missing"

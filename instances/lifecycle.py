@@ -136,7 +136,9 @@ class Pace:
     watch_busy: timedelta = timedelta(seconds=2)
     watch_idle: timedelta = timedelta(seconds=15)
     watch_full: timedelta = timedelta(minutes=5)
+    #: between two clocks; and between a change at the cloud and when its lists show it
     watch_overlap: timedelta = timedelta(minutes=2)
+    watch_late: timedelta = timedelta(seconds=30)
     greet_booting: timedelta = timedelta(seconds=0.7)
     greet_ready: timedelta = timedelta(seconds=4)
     #: not seen for longer than this is shown as unknown
@@ -153,6 +155,12 @@ class Pace:
 
     #: what the deadlines of the sights are multiplied by
     deadlines: float = 1.0
+
+    #: alarms: a driver notes its turn this often; one that noted none for `missing`, and a Redis that took nothing for
+    #: `refused`, are told of. `missing` holds the longest step of a reconciler and the longest tick of a busy worker
+    turn: timedelta = timedelta(seconds=15)
+    missing: timedelta = timedelta(minutes=2)
+    refused: timedelta = timedelta(seconds=30)
 
     def deadline(self, seen: "Seen", *, build: timedelta | None = None) -> timedelta:
         """How long this sight may last while it is not what is wanted; `build` is what this size's builds may."""

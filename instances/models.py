@@ -175,16 +175,27 @@ class ServiceState(models.Model):
 
 
 class Watch(models.Model):
-    """How far the machines' watch over the cloud has come: one row, written by `instances.watch` alone."""
+    """How far the machines' watch over the cloud has come: one row, written by `instances.watch` alone.
+
+    Beside it, who watches: the last three are written by `instances.notices` alone.
+    """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     #: when the last pass over what changed was begun, and the last over everything, where they were answered in full
     changes_at = models.DateTimeField(null=True)
     full_at = models.DateTimeField(null=True)
     due_at = models.DateTimeField(null=True)
+    #: the newest change that was listed, by the cloud's clock, and since when nothing newer was, by the database's
+    newest_at = models.DateTimeField(null=True)
+    newest_since = models.DateTimeField(null=True)
     #: when the desktops of machines that boot, and of those that are ready, are to be asked for their greeting
     booting_due_at = models.DateTimeField(null=True)
     ready_due_at = models.DateTimeField(null=True)
+    #: when the timetable's tick last reached a worker, and when a reconciler last took its turn; null where never
+    tick_at = models.DateTimeField(null=True)
+    reconciler_at = models.DateTimeField(null=True)
+    #: since when Redis takes nothing; null while it does
+    redis_silent_since = models.DateTimeField(null=True)
 
 
 class Sighting(models.Model):

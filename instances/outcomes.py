@@ -72,10 +72,29 @@ class Visit:
     told: Server | None = None
     heard: set[Service] = field(default_factory=set)
 
+    def orders(self, *services: Service) -> Cloud:
+        """The cloud, to be given an order now, or to be asked by way of these services. Raises NotNow."""
+        if self.claim.spent:
+            raise NotNow(silent=False)
+        if not self.gate.passes(*services):
+            raise NotNow(silent=True)
+        return self.cloud
+
+
+class NotNow(Exception):
+    """An order that is not given now: a service it needs is not to be asked (`silent`), or the claim's time is over.
+
+    The step ends there, and the next one begins with a look.
+    """
+
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__()
+        self.silent = silent
+
 
 WAITS: Final = {
     "cloud_full": _("The cloud has no room right now; we keep trying."),
-    "cloud_silent": pacing.SILENT_WORDS,
+    **pacing.SKY,
     "cloud_refused": _("The cloud does not take our order right now; we keep trying."),
     "cloud_denied": _("The cloud does not accept this site's credential right now; we keep trying."),
     "desktop_silent": _("The desktop does not answer right now. The machine itself runs; a restart may help."),
@@ -85,6 +104,10 @@ WAITS: Final = {
     "retry_build_failed": _("The cloud could not make it; we try again."),
     "retry_too_slow": _("The cloud took far too long to make it; we try again."),
 }
+
+
+#: what a machine waits for that is no fault of its own, and ends for all at once
+OUTAGES: Final = frozenset({*pacing.SKY, "cloud_denied", "held"})
 
 
 def saying(code: str, detail: str = "") -> dict[str, object]:
@@ -100,7 +123,7 @@ def silence() -> dict[str, object]:
 def why(error: CloudError) -> str:
     """The code of what an error makes a row wait for."""
     if isinstance(error, CloudUnreachable):
-        return "cloud_silent"
+        return "cloud_busy" if isinstance(error, CloudLimited) else "cloud_silent"
     if isinstance(error, CloudFull):
         return "cloud_full"
     return "cloud_denied" if isinstance(error, CloudDenied) else "cloud_refused"

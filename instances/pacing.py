@@ -24,11 +24,17 @@ from instances.pace import pace
 
 #: so many failures within the window open a breaker
 FAILURES: Final = 5
+#: of so many places among the creates in flight, one is for a machine that is still to be ordered. An order costs the
+#: cloud its network and its scheduler, both of which one process may be; a build is the hosts' own work.
+PLACES_PER_ORDER: Final = 4
 #: the advisory lock of those who let rows in, so that two never count the same free place
 _LINE_LOCK: Final = 7_201_602
 
-#: what is said of a row that waits for the cloud
-SILENT_WORDS: Final = _("The cloud does not answer right now; we keep asking. Nothing is lost.")
+#: what is said of a row that waits for the cloud, as of all others
+SKY: Final = {
+    "cloud_silent": _("The cloud does not answer right now; we keep asking. Nothing is lost."),
+    "cloud_busy": _("The cloud is busy and asked us to wait; we go on as soon as we may. Nothing is lost."),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +95,17 @@ def answered(gate: Gate, services: Iterable[str]) -> None:
         if ended:
             # Spread over some seconds: a cloud that has just come back is not met by everybody at once.
             spread = Func(Value(pace().tick), template="(%(expressions)s) * random()")
-            Instance.objects.filter(reason_code="cloud_silent", deleted_at=None, due_at__gt=Now()).update(
-                due_at=Now() + spread
-            )
+            waiting = Instance.objects.filter(reason_code__in=SKY, deleted_at=None)
+            waiting.filter(due_at__gt=Now()).update(due_at=Now() + spread)
 
 
 def admit() -> list[UUID]:
     """Lets in whose turn it is, as far as there are places; returns whom.
 
-    People with the fewest machines being made come first, then each in their own order of asking, then by age. Nobody
-    is let in while the cloud, or what a create needs of it, is away.
+    A machine has its place until it runs. Those that are still to be ordered have a share of the places, so that a herd
+    does not order all at once and is in flight all the same; one whose order failed waits by itself and leaves that
+    share to others. People with the fewest machines being made come first, then each in their own order of asking, then
+    by age. Nobody is let in while the cloud, or what a create needs of it, is away.
     """
     waiting = Instance.objects.filter(state=State.WAITING, deleted_at=None)
     away = ServiceState.objects.filter(Q(opened_at__isnull=False) | Q(not_before__gt=Now()))
@@ -107,7 +114,8 @@ def admit() -> list[UUID]:
     cloud = settings.ENVIRONMENT.cloud
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LINE_LOCK])
-        cursor.execute(_TURN, {"places": cloud.creates if cloud else 0})
+        places = cloud.creates if cloud else 0
+        cursor.execute(_TURN, {"places": places, "orders": -(-places // PLACES_PER_ORDER)})
         turn = [row[0] for row in cursor.fetchall()]
         return transitions.let_in(turn) if turn else []
 
@@ -152,7 +160,7 @@ _FAILED: Final = f"""
 #: the line: each waiting row with how many machines of its person come before it
 _LINE: Final = f"""
     WITH flying AS (
-        SELECT owner_id, count(*) AS n FROM {_ROWS}
+        SELECT owner_id, count(*) AS n, count(*) FILTER (WHERE NOT had_server AND failures = 0) AS orders FROM {_ROWS}
         WHERE admitted_at IS NOT NULL AND deleted_at IS NULL GROUP BY owner_id
     ), line AS (
         SELECT one.id, one.serial, one.due_at <= clock_timestamp() AS due,
@@ -164,7 +172,10 @@ _LINE: Final = f"""
 """  # noqa: S608 - the table's own name
 _TURN: Final = f"""{_LINE}
     SELECT id FROM line WHERE due ORDER BY turn, serial
-    LIMIT greatest(0, %(places)s - (SELECT coalesce(sum(n), 0) FROM flying))
+    LIMIT greatest(0, least(
+        %(places)s - (SELECT coalesce(sum(n), 0) FROM flying),
+        %(orders)s - (SELECT coalesce(sum(orders), 0) FROM flying)
+    ))
 """  # noqa: S608 - our own words
 _PLACES: Final = f"""{_LINE}, placed AS (SELECT id, row_number() OVER (ORDER BY turn, serial) AS place FROM line)
     SELECT id, place FROM placed WHERE id = ANY(%(ids)s)

@@ -23,7 +23,7 @@ from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreac
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
 from instances.looking import look, sighted
 from instances.models import Instance
-from instances.outcomes import Outcome, Sight, Visit, failing, saying, unanswered, why
+from instances.outcomes import OUTAGES, NotNow, Outcome, Sight, Visit, failing, saying, unanswered, why
 from instances.pace import pace
 from instances.transitions import Claim, Event
 from quotas import allowances
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: looks in a row that must find no server before one that existed counts as gone
 LOOKS_UNTIL_GONE: Final = 2
-#: what a machine waits for that is no fault of its own, and ends for all at once
-OUTAGES: Final = frozenset({"cloud_silent", "cloud_denied", "held"})
 
 
 @origins.each("step")
@@ -71,8 +69,8 @@ def advance(cloud: Cloud, instance_id: UUID | None = None, *, told: Server | Non
         return None  # fenced out: forget everything, undo nothing
     if outcome.then:
         checkpoint(outcome.then)
-    if claim.instance.admitted_at is not None and outcome.changes.get("admitted_at", claim) is None:
-        pacing.admit()  # its place is free
+    if claim.instance.admitted_at is not None:
+        pacing.admit()  # what it took of the cloud may be free now
     return outcome.again_in
 
 
@@ -82,6 +80,8 @@ def _visited(visit: Visit) -> Outcome | None:
     listening.listen(visit, sight)
     try:
         outcome = _step(visit, sight)
+    except NotNow as reason:
+        outcome = _later(visit.claim, sight, silent=reason.silent)
     except CloudError as error:
         outcome = _waiting(visit.claim, sight, error)
     pacing.answered(visit.gate, visit.heard)
@@ -258,7 +258,7 @@ def _hidden(visit: Visit) -> Sight | None:
     """
     server_id = visit.claim.instance.server_id
     try:
-        if server_id is None or not visit.cloud.exists(server_id):
+        if server_id is None or not visit.cloud.known(server_id):
             return None
     except (CloudUnreachable, CloudDenied) as error:
         unanswered(error)
@@ -287,16 +287,17 @@ def _unseen(instance: Instance, sight: Sight) -> Outcome:
 
 def _order(visit: Visit, step: Step, sight: Sight, outcome: Outcome) -> Outcome:
     """One order to an existing server. One that went away meanwhile is seen to be away at the next look."""
-    if sight.server is None or visit.claim.spent:
+    if sight.server is None:
         return outcome
+    cloud = visit.orders()
     try:
         match step:
             case Step.START:
-                visit.cloud.start(sight.server.id)
+                cloud.start(sight.server.id)
             case Step.STOP:
-                visit.cloud.stop(sight.server.id)
+                cloud.stop(sight.server.id)
             case _:
-                visit.cloud.reboot(sight.server.id)
+                cloud.reboot(sight.server.id)
     except ServerGone:
         return outcome
     if step is Step.REBOOT:
@@ -319,6 +320,15 @@ def _fail(instance: Instance, sight: Sight, changes: dict[str, object], events: 
         changes["admitted_at"] = None
     outcome = failing(changes, code, words, sight.detail)
     return replace(outcome, events=(*events, *outcome.events))
+
+
+def _later(claim: Claim, sight: Sight, *, silent: bool) -> Outcome:
+    """An order that was not given: keep what was seen, and look again before anything else."""
+    changes, events = sighted(claim.instance, sight, claim.now)
+    if silent and claim.instance.discarding_since is None:
+        changes |= saying("cloud_silent")
+    again = pace().breaker_probe if silent else pace().soon
+    return Outcome(again_in=again, changes=changes, events=tuple(events))
 
 
 def _waiting(claim: Claim, sight: Sight, error: CloudError) -> Outcome:

@@ -19,10 +19,11 @@ from django.db import connection, transaction
 from django.db.models import Max, Q
 from django.db.models.functions import Greatest, Now
 
-from instances import holds, notices, strays, sweeps
-from instances.cloud.protocol import Cloud, CloudError, CloudUnreachable
+from instances import holds, notices, pacing, strays, sweeps
+from instances.cloud.protocol import Cloud, CloudError, CloudUnreachable, Service
 from instances.lifecycle import Seen, Wanted
 from instances.models import DatabaseIdentity, Instance, Sighting, Sweep, SweepHold
+from instances.outcomes import unanswered
 from instances.pace import pace
 from instances.strays import Assessment, Books, Counts, Kind, Past, Row, Rules, Sight, Stray, Thing, Verdict
 from quotas import allowances
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 LOCK = 0x76697361_00000001
 #: how long sweeps are remembered, and strays that are no longer there, for the page and for the brakes
 KEPT = timedelta(days=7)
+#: what a sweep asks
+ASKED = (Service.KEYSTONE, Service.NOVA, Service.NEUTRON, Service.CINDER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +69,18 @@ def sweep_if_due(cloud: Cloud) -> bool:
 
     A cloud that does not answer in full is not compared with anything: nothing is written, and the next call tries.
     """
-    if not _due():
+    gate = pacing.gate()
+    if not _due() or not gate.passes(*ASKED):
         return False
     try:
-        return sweep(cloud, due=_due) is not None
+        swept = sweep(cloud, due=_due) is not None
     except CloudError as error:
         log.warning("nothing was swept: %s answers in part or not at all: %s", error.service, error)
+        unanswered(error)
         return False
+    if swept:
+        pacing.answered(gate, ASKED)
+    return swept
 
 
 def sweep(cloud: Cloud, *, due: Callable[[], bool] | None = None, deleting: bool | None = None) -> Comparison | None:
@@ -87,7 +95,7 @@ def sweep(cloud: Cloud, *, due: Callable[[], bool] | None = None, deleting: bool
         comparison = compare(cloud, deleting=_may_delete() if deleting is None else deleting)
         swept = _write_down(comparison)
         _give_no_serial_twice(comparison.books)
-        done = [stray for stray in comparison.assessment.orders if _delete(cloud, stray)]
+        done = list(_delete_all(cloud, comparison.assessment.orders))
         Sweep.objects.filter(id=swept.id).update(swept=len(_fresh(comparison.past, done)))
         return comparison
 
@@ -278,8 +286,23 @@ def _fresh(past: Past, orders: Iterable[Stray]) -> list[Stray]:
     return [one for one in orders if (one.thing.kind, one.thing.id) not in before]
 
 
+def _delete_all(cloud: Cloud, orders: Iterable[Stray]) -> Iterator[Stray]:
+    """Orders these deletions; those that were taken. Ends where one is not answered: the next sweep goes on."""
+    for stray in orders:
+        try:
+            if _delete(cloud, stray):
+                yield stray
+        except CloudUnreachable as error:
+            log.warning("%s %s may not be deleted: %s", stray.thing.kind, stray.thing.id, error)
+            unanswered(error)
+            return
+
+
 def _delete(cloud: Cloud, stray: Stray) -> bool:
-    """Orders one deletion. An order the cloud did not take begins the quarantine anew, behind all others."""
+    """Orders one deletion. An order the cloud refused begins the quarantine anew, behind all others.
+
+    Raises CloudUnreachable, after which it may have been executed.
+    """
     thing = stray.thing
     note = Sighting.objects.filter(kind=thing.kind.value, provider_id=thing.id)
     if _named_meanwhile(thing):
@@ -293,11 +316,11 @@ def _delete(cloud: Cloud, stray: Stray) -> bool:
                 cloud.delete_port(thing.id)
             case Kind.VOLUME:
                 cloud.delete_volume(thing.id)
+    except CloudUnreachable:
+        raise
     except CloudError as error:
         log.warning("%s %s was not deleted: %s", thing.kind, thing.id, error)
-        if not isinstance(error, CloudUnreachable):
-            # What was not answered may have been executed; what was refused was not.
-            note.update(verdict=Verdict.QUARANTINED, quarantined_at=Now())
+        note.update(verdict=Verdict.QUARANTINED, quarantined_at=Now())
         return False
     return True
 

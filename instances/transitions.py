@@ -185,8 +185,18 @@ def claim(instance_id: UUID | None = None) -> Claim | None:
 
 def anything_due() -> bool:
     """Whether a row is due that nobody holds, be it one that waits in line."""
+    return _unheld().filter(due_at__lte=Now()).exists()
+
+
+def due_in() -> timedelta | None:
+    """After how long the next row is due of those that nobody holds; not above zero where one is, None without rows."""
+    first = _unheld().order_by("due_at").values_list("due_at", Now())[:1]
+    return next((at - now for at, now in first), None)
+
+
+def _unheld() -> QuerySet[Instance]:
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
-    return Instance.objects.filter(free, deleted_at=None, due_at__lte=Now()).exists()
+    return Instance.objects.filter(free, deleted_at=None)
 
 
 def look_again(instance_id: UUID) -> None:

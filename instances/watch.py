@@ -5,11 +5,10 @@ told the one harmless thing that was waited for: a machine has come up (`turn`).
 number of processes may drive it; a conditional UPDATE decides who does each round.
 """
 
-import itertools
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -21,7 +20,7 @@ from instances import nudges, pacing, releases
 from instances.cloud.greeting import PATIENCE, which_answer
 from instances.cloud.protocol import Cloud, CloudError, Desktop, Server, ServerStatus, Service
 from instances.lifecycle import Seen, State, Wanted
-from instances.looking import MEANS
+from instances.looking import MEANS, has_come_up
 from instances.models import Instance, Watch
 from instances.outcomes import unanswered
 from instances.pace import pace
@@ -33,13 +32,8 @@ ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOO
 
 #: between two lists passes so many times what the first one took
 REST_OF_LIST: Final = 2
-#: so many desktops are asked for their greeting in one round; of more, each round takes a share
-GREETINGS: Final = 150
 #: seconds a ready desktop has for it, and how many are asked at once; then the same for those that missed it
 GREETING_PATIENCE: Final = ((0.5, 50), (1.5, 20))
-
-#: this process's rounds; which share of many desktops is asked goes by it
-_rounds = itertools.count()
 
 #: where a desktop listens, and whether it is known to be silent
 _Greeted = tuple[Desktop, bool]
@@ -56,6 +50,7 @@ class _Known:
     server_id: str | None
     cloud_flavour: str
     cloud_host: str
+    discarding_since: datetime | None
 
 
 def turn(cloud: Cloud) -> Mapping[UUID, Server]:
@@ -77,7 +72,7 @@ def turn(cloud: Cloud) -> Mapping[UUID, Server]:
     if _due(state.booting_due_at, now) and _take("booting_due_at", pace().greet_booting):
         _booting()
     if _due(state.ready_due_at, now) and _take("ready_due_at", pace().greet_ready):
-        _ready(next(_rounds))
+        _ready()
     return up
 
 
@@ -103,8 +98,7 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]
     full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
     began = time.monotonic()
     try:
-        since = (state.changes_at or now) - pace().watch_overlap
-        servers = tuple(cloud.list() if full else cloud.changed_since(since))
+        servers = tuple(cloud.list() if full else cloud.changed_since(_since(state, now)))
     except CloudError as error:
         log.warning("the watch saw nothing: %s: %s", type(error).__name__, error)
         unanswered(error)
@@ -118,11 +112,28 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]
     woken = _make_due(list(up)) or woken
     busy = woken or Instance.objects.filter(state__in=ON_THE_WAY, deleted_at=None).exists()
     # From when it was asked, not from when it answered: what changed meanwhile is in the next round.
-    seen = {"changes_at": now, "full_at": now} if full else {"changes_at": now}
+    seen = {"changes_at": now, **({"full_at": now} if full else {}), **_newest(state, servers, now)}
     # A cloud that takes long over its lists has something else to do: machines to make, for one.
     patient = timedelta(seconds=REST_OF_LIST * (time.monotonic() - began))
     Watch.objects.update(**seen, due_at=Now() + max(patient, pace().watch_busy if busy else pace().watch_idle))
     return up
+
+
+def _since(state: Watch, now: datetime) -> datetime:
+    """From when on changes are asked for: by the cloud's own clock, as soon as it has told the time of one."""
+    if state.newest_at is None:
+        return (state.changes_at or now) - pace().watch_overlap
+    late = state.newest_since is None or now - state.newest_since < pace().watch_late
+    return state.newest_at - (pace().watch_late if late else timedelta(0))
+
+
+def _newest(state: Watch, servers: Iterable[Server], now: datetime) -> dict[str, datetime]:
+    """When the newest change was, if it is newer than all before. A host's clock that is far ahead tells nothing."""
+    told = [one.changed_at for one in servers if one.changed_at is not None]
+    newest = max((at for at in told if at <= now + pace().watch_overlap), default=None)
+    if newest is None or (state.newest_at is not None and newest <= state.newest_at):
+        return {}
+    return {"newest_at": newest, "newest_since": now}
 
 
 def _differing(servers: Collection[Server], *, full: bool) -> dict[UUID, Server | None]:
@@ -136,18 +147,15 @@ def _differing(servers: Collection[Server], *, full: bool) -> dict[UUID, Server 
     if full:
         # Whoever is missing from the whole list differs as well.
         mine |= Q(had_server=True) & ~Q(seen=Seen.ABSENT)
-    fields = ("id", "wanted", "seen", "had_server", "server_id", "cloud_flavour", "cloud_host")
-    rows = [_Known(**row) for row in Instance.objects.filter(mine, deleted_at=None).values(*fields)]
+    asked = [one.name for one in fields(_Known)]
+    rows = [_Known(**row) for row in Instance.objects.filter(mine, deleted_at=None).values(*asked)]
     differing = [row for row in rows if _differs(row, listed.get(row.id, ()), full=full)]
     return {row.id: _come_up(row, listed.get(row.id, ())) for row in differing}
 
 
-def _come_up(row: _Known, servers: Collection[Server]) -> Server | None:
-    """The one server that is listed for it, where it was being made and runs now."""
-    if row.wanted != Wanted.RUNNING or row.seen != Seen.BUILDING or len(servers) != 1:
-        return None
-    (server,) = servers
-    return server if server.id == row.server_id and server.status is ServerStatus.ACTIVE else None
+def _come_up(row: _Known, servers: Sequence[Server]) -> Server | None:
+    """The one server that is listed for it, where that is the news of a launch."""
+    return servers[0] if len(servers) == 1 and has_come_up(row, servers[0]) else None
 
 
 def _differs(row: _Known, servers: Iterable[Server], *, full: bool) -> bool:
@@ -178,24 +186,18 @@ def _booting() -> None:
     _wake([one for one, (desktop, _silent) in rows.items() if desktop in answering])
 
 
-def _ready(round_: int) -> None:
+def _ready() -> None:
     """Whose desktop stopped answering, and whose answers again, is woken. The step asks once more by itself.
 
     Who did not answer is asked twice here: where this host is busy, many are late at once, and each that is woken for
     it asks the cloud, which may be what keeps the host busy.
     """
-    rows = share_of(_desktops(Seen.READY), round_)
+    rows = _desktops(Seen.READY)
     asked = {desktop for desktop, _silent in rows.values()}
     answering: set[Desktop] = set()
     for patience, at_once in GREETING_PATIENCE:
         answering |= which_answer(asked - answering, patience=patience, at_once=at_once)
     _wake([one for one, (desktop, silent) in rows.items() if (desktop in answering) is silent])
-
-
-def share_of(rows: Mapping[UUID, _Greeted], round_: int) -> dict[UUID, _Greeted]:
-    """Those to be asked in this round: all where they are few, else a share, so that a round costs what it costs."""
-    shares = -(-len(rows) // GREETINGS)
-    return {one: row for one, row in rows.items() if shares <= 1 or one.int % shares == round_ % shares}
 
 
 def _desktops(seen: Seen) -> dict[UUID, _Greeted]:

@@ -57,9 +57,9 @@ class GatedCloud(MemoryCloud):
         return super().find(instance_id)
 
     @override
-    def exists(self, server_id: str) -> bool:
+    def known(self, server_id: str) -> Server | None:
         self.gate()
-        return super().exists(server_id)
+        return super().known(server_id)
 
     @override
     def create(self, spec: ServerSpec) -> Server:
@@ -170,6 +170,11 @@ class CountingCloud(MemoryCloud):
         return super().find(instance_id)
 
     @override
+    def known(self, server_id: str) -> Server | None:
+        self.finds += 1
+        return super().known(server_id)
+
+    @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
         self.consoles += 1
         return super().console(server_id, lines=lines)
@@ -202,8 +207,8 @@ class LosingReplies(Cloud):
         return self._lost(lambda: self.behind.find(instance_id))
 
     @override
-    def exists(self, server_id: str) -> bool:
-        return self._lost(lambda: self.behind.exists(server_id))
+    def known(self, server_id: str) -> Server | None:
+        return self._lost(lambda: self.behind.known(server_id))
 
     @override
     def create(self, spec: ServerSpec) -> Server:

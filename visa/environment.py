@@ -388,7 +388,7 @@ def _cloud(reader: _Reader) -> Cloud:
         memory_mib=reader.number("VISA_CLOUD_MEMORY_MIB", 8192, low=1),
         gpus=reader.number("VISA_CLOUD_GPUS", 1),
         quiet_seconds=reader.number("VISA_CLOUD_QUIET_SECONDS", 120),
-        creates=reader.number("VISA_CLOUD_CREATES", 10, low=1),
+        creates=reader.number("VISA_CLOUD_CREATES", 20, low=1),
         sweep=reader.parsed("VISA_SWEEP", SweepMode, "report or delete", SweepMode.DELETE),
     )
 

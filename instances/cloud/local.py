@@ -148,12 +148,11 @@ class LocalCloud(Cloud):
         return tuple(server for server in self.list() if server.instance_id == instance_id)
 
     @override
-    def exists(self, server_id: str) -> bool:
+    def known(self, server_id: str) -> Server | None:
         try:
-            self._record(server_id)
+            return self._server(self._record(server_id))
         except ServerGone:
-            return False
-        return True
+            return None
 
     @override
     def create(self, spec: ServerSpec) -> Server:

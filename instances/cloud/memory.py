@@ -48,12 +48,11 @@ class _Machine:
     environment: str
     looks_left: int
     arriving: ServerStatus | None
-    changed_at: datetime
 
     def becomes(self, status: ServerStatus, **changes: Any) -> None:
         ran = self.server.ran or status is ServerStatus.ACTIVE
-        self.server = replace(self.server, **{"status": status, "ran": ran, **changes})
-        self.changed_at = datetime.now(UTC)
+        now = datetime.now(UTC)
+        self.server = replace(self.server, **{"status": status, "ran": ran, "changed_at": now, **changes})
         self.arriving = None
 
 
@@ -100,10 +99,11 @@ class MemoryCloud(Cloud):
         return tuple(server for server in self._listed() if server.instance_id == instance_id)
 
     @override
-    def exists(self, server_id: str) -> bool:
+    def known(self, server_id: str) -> Server | None:
         with self._lock:
             machine = self._machines.get(server_id)
-            return machine is not None and machine.environment == self.environment
+            ours = machine is not None and machine.environment == self.environment
+            return self._look(machine) if machine is not None and ours else None
 
     @override
     def create(self, spec: ServerSpec) -> Server:
@@ -127,11 +127,12 @@ class MemoryCloud(Cloud):
                 status=ServerStatus.BUILD,
                 desktop=None,
                 created_at=now,
+                changed_at=now,
                 flavour=spec.flavour,
                 host="memory-1",
                 serial=spec.serial,
             )
-            machine = _Machine(server, spec, self.environment, self.looks, ServerStatus.ACTIVE, now)
+            machine = _Machine(server, spec, self.environment, self.looks, ServerStatus.ACTIVE)
             self._machines[server.id] = machine
             return server if self.looks else self._look(machine)
 
@@ -177,7 +178,8 @@ class MemoryCloud(Cloud):
         with self._lock:
             self._listed()
             machines = [*self._machines.values(), *self._deleted]
-            return tuple(one.server for one in self._ours(machines) if one.changed_at >= when)
+            seen = [one.server for one in self._ours(machines)]
+            return tuple(one for one in seen if one.changed_at is not None and one.changed_at >= when)
 
     @property
     @override

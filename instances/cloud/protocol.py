@@ -70,6 +70,7 @@ class Server:
     deleting: bool = False
     serial: int = 0
     ran: bool = False
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +189,8 @@ class Cloud(Protocol):
         """
         ...
 
-    def exists(self, server_id: str) -> bool:
-        """Whether there is a server of ours with this id, which a list may leave out while a part of the cloud is away.
+    def known(self, server_id: str) -> Server | None:
+        """The server of ours with this id, which a list may leave out while a part of the cloud is away; else None.
 
         Raises CloudUnreachable, also where the cloud knows of it and can say nothing else, and CloudDenied.
         """

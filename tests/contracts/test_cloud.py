@@ -175,15 +175,22 @@ def test_the_list_holds_every_server(subject: CloudUnderTest) -> None:
     assert servers <= {server.id for server in subject.cloud.list()}
 
 
-def test_a_server_exists_by_its_id_until_it_is_deleted(subject: CloudUnderTest) -> None:
+def test_a_server_is_known_by_its_id_until_it_is_deleted(subject: CloudUnderTest) -> None:
     server = subject.arrived()
-    assert subject.cloud.exists(server.id)
-    assert not subject.cloud.exists(UNKNOWN)
+    known = subject.cloud.known(server.id)
+    assert known is not None
+    assert (known.id, known.instance_id, known.status, known.desktop) == (
+        server.id,
+        server.instance_id,
+        ServerStatus.ACTIVE,
+        server.desktop,
+    )
+    assert subject.cloud.known(UNKNOWN) is None
 
     subject.cloud.delete(server.id)
     subject.settle(server.id, None)
 
-    assert not subject.cloud.exists(server.id)
+    assert subject.cloud.known(server.id) is None
 
 
 def test_the_console_is_text_and_no_longer_than_asked(subject: CloudUnderTest) -> None:
@@ -276,7 +283,7 @@ def test_servers_of_another_installation_are_invisible_to_every_verb(subject: Cl
     stranger = subject.stranger()
 
     assert stranger.find(server.instance_id) == ()
-    assert not stranger.exists(server.id)
+    assert stranger.known(server.id) is None
     assert server.id not in {other.id for other in stranger.list()}
     if order == "delete":
         stranger.delete(server.id)
@@ -463,12 +470,12 @@ def test_a_deletion_whose_answer_was_lost_deletes_and_may_be_repeated(subject: C
     subject.cloud.delete(server.id)
 
 
-@pytest.mark.parametrize("look", ["find", "exists", "list", "console", "offering"])
+@pytest.mark.parametrize("look", ["find", "known", "list", "console", "offering"])
 def test_a_look_whose_answer_was_lost_can_be_taken_again(subject: CloudUnderTest, look: str) -> None:
     server = subject.arrived()
     looks: dict[str, Callable[[Cloud], object]] = {
         "find": lambda cloud: cloud.find(server.instance_id),
-        "exists": lambda cloud: cloud.exists(server.id),
+        "known": lambda cloud: cloud.known(server.id),
         "list": lambda cloud: tuple(cloud.list()),
         "console": lambda cloud: cloud.console(server.id),
         "offering": lambda cloud: cloud.offering(),

@@ -68,7 +68,7 @@ class Platform(DemoPlatform):
 class Site:
     """Enter it, and it runs. `scale` multiplies every waiting time of the platform."""
 
-    def __init__(self, directory: Path, *, scale: float, creates: int = 10, drivers: bool = True) -> None:
+    def __init__(self, directory: Path, *, scale: float, creates: int = 20, drivers: bool = True) -> None:
         self.directory = directory
         self.scale = scale
         self.creates = creates
@@ -303,7 +303,7 @@ class Site:
 
 
 @contextlib.contextmanager
-def a_site(*, scale: float, creates: int = 10, drivers: bool = True, keep: bool = False) -> Iterator[Site]:
+def a_site(*, scale: float, creates: int = 20, drivers: bool = True, keep: bool = False) -> Iterator[Site]:
     """A site in a directory that goes with it; with `keep` its logs stay beside that."""
     import shutil
     import tempfile

@@ -252,6 +252,37 @@ def test_nothing_is_ordered_under_a_lease_that_is_half_over(
     assert settle(cloud, launched).state == State.ACTIVE
 
 
+def test_no_deletion_is_ordered_under_a_lease_that_is_half_over(
+    launched: UUID, vnc: Desktop, owner: User, settings: LazySettings
+) -> None:
+    class Late(MemoryCloud):
+        """Its list takes so long that half of the lease is over."""
+
+        seconds = 0.0
+
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            time.sleep(self.seconds)
+            return super().find(instance_id)
+
+    cloud = Late(desktop=vnc, offering=EVERYTHING)
+    settle(cloud, launched)
+    actions.delete(launched, by=owner)
+    environment = settings.ENVIRONMENT
+    settings.ENVIRONMENT = replace(environment, tests=replace(environment.tests, scale=0.02))
+    cloud.seconds = pace().budget.total_seconds() * 1.2
+
+    provisioning.advance(cloud, launched)
+
+    assert [server.instance_id for server in cloud.list()] == [launched]
+    assert Instance.objects.get(id=launched).failures == 0
+
+    settings.ENVIRONMENT = environment
+    cloud.seconds = 0.0
+    assert settle(cloud, launched).state == State.DELETED
+    assert not list(cloud.list())
+
+
 def test_a_deletion_ends_with_nothing_of_it_left(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
     settle(cloud, launched)
     actions.delete(launched, by=owner)
@@ -463,3 +494,18 @@ def test_a_database_from_before_the_order_makes_no_second_machine(launched: UUID
 
     assert (again.state, again.server_id) == (State.ACTIVE, ready.server_id)
     assert len(list(cloud.list())) == len(list(cloud.ports())) == 1
+
+
+def test_a_double_of_a_machine_that_boots_is_found_and_none_of_the_two_is_kept(launched: UUID, owner: User) -> None:
+    """Neither has a network then (decision 0008), so no desktop greets."""
+    cloud = MemoryCloud(offering=EVERYTHING)
+    settle(cloud, launched, steps=3)
+    row = Instance.objects.get(id=launched)
+    assert row.seen == Seen.BOOTING
+    cloud.create(replace(cloud.spec(str(row.server_id)), port_id=""))
+
+    settle(cloud, launched, steps=6)
+
+    assert "build.lost" in events(owner, launched)
+    (server,) = cloud.find(launched)
+    assert server.id != row.server_id

@@ -16,7 +16,7 @@ from typing_extensions import override
 from instances import access, actions, pacing, provisioning
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudLimited, CloudUnreachable, Server, ServerSpec, Service
+from instances.cloud.protocol import CloudLimited, CloudUnreachable, Port, Server, ServerSpec, Service
 from instances.lifecycle import State
 from instances.models import Image, Instance, ServiceState
 from quotas.models import Flavour
@@ -48,21 +48,64 @@ def places(settings: LazySettings) -> Callable[[int], None]:
 
 
 @pytest.mark.django_db
-def test_no_more_are_let_in_than_there_are_places(ask: Ask, owner: User, places: Callable[[int], None]) -> None:
-    places(2)
-    first, second, third = ask(owner), ask(owner), ask(owner)
+def test_a_quarter_of_the_places_is_for_those_still_to_be_ordered(
+    ask: Ask, owner: User, places: Callable[[int], None], cloud: MemoryCloud
+) -> None:
+    places(8)
+    first, second, third, fourth = (ask(owner) for _ in range(4))
 
     assert pacing.admit() == [first, second]
     assert pacing.admit() == []
-    assert pacing.places([third]) == {third: 1}
+    assert pacing.places([third, fourth]) == {third: 1, fourth: 2}
     assert access.instance_for(owner, third).state is State.WAITING
+
+    cloud.looks = 9
+    provisioning.advance(cloud, first)
+    assert Instance.objects.get(id=first).admitted_at is not None, "it is still being made"
+    assert pacing.places([fourth]) == {fourth: 1}, "and who was next is let in"
+
+
+@pytest.mark.django_db
+def test_no_more_are_being_made_than_there_are_places(
+    ask: Ask, owner: User, places: Callable[[int], None], cloud: MemoryCloud
+) -> None:
+    places(2)
+    first, second, third = ask(owner), ask(owner), ask(owner)
+    cloud.looks = 9
+    provisioning.advance(cloud, first)
+    provisioning.advance(cloud, second)
+    assert {server.instance_id for server in cloud.list()} == {first, second}
+
+    assert pacing.admit() == []
+    assert pacing.places([third]) == {third: 1}
+
+    settle(cloud, first)
+    assert Instance.objects.get(id=third).admitted_at is not None
+
+
+@pytest.mark.django_db
+def test_who_waits_for_an_answer_that_did_not_come_leaves_the_next_order_to_another(
+    ask: Ask, owner: User, places: Callable[[int], None], cloud: MemoryCloud
+) -> None:
+    class Lost(MemoryCloud):
+        @override
+        def create(self, spec: ServerSpec) -> Server:
+            raise CloudUnreachable("no answer came")
+
+    places(4)
+    first, second = ask(owner), ask(owner)
+    provisioning.advance(Lost(offering=cloud.offering()), first)
+    row = Instance.objects.get(id=first)
+    assert (row.intent_at is not None, row.failures, row.admitted_at is not None) == (True, 1, True)
+
+    assert Instance.objects.get(id=second).admitted_at is not None
 
 
 @pytest.mark.django_db
 def test_who_has_fewest_being_made_comes_first_however_many_the_others_asked_for(
     ask: Ask, owner: User, member: User, stranger: User, places: Callable[[int], None]
 ) -> None:
-    places(4)
+    places(16)
     many = [ask(owner) for _ in range(6)]
     one, other = ask(member), ask(stranger)
 
@@ -108,7 +151,7 @@ def test_who_finds_the_cloud_full_does_not_keep_the_place_of_another(
 def test_eight_who_let_in_at_once_never_let_in_more_than_there_are_places(
     ask: Ask, owner: User, places: Callable[[int], None]
 ) -> None:
-    places(3)
+    places(12)
     for _ in range(12):
         ask(owner)
     let_in: list[UUID] = []
@@ -216,6 +259,36 @@ def test_what_only_a_create_needs_holds_up_creates_alone(ask: Ask, owner: User, 
 
 
 @pytest.mark.django_db
+def test_a_deletion_does_not_ask_a_network_that_is_away(owner: User, ask: Ask, cloud: MemoryCloud) -> None:
+    class Counting(MemoryCloud):
+        asked = 0
+
+        @override
+        def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:
+            self.asked += 1
+            return super().find_ports(instance_id)
+
+    counting = Counting(offering=cloud.offering(), desktop=cloud.desktop)
+    instance_id = ask(owner)
+    settle(counting, instance_id)
+    actions.delete(instance_id, by=owner)
+    for _ in range(pacing.FAILURES):
+        pacing.failed(Service.NEUTRON, "no answer")
+
+    for _step in ("the server's deletion", "the port's, which is not looked for"):
+        Instance.objects.update(due_at=Now())
+        assert provisioning.advance(counting, instance_id) is not None
+
+    row = Instance.objects.get(id=instance_id)
+    assert (row.state, row.reason_code, list(counting.list())) == (State.DELETING, "cloud_silent", [])
+    assert counting.asked == 0
+
+    ServiceState.objects.all().delete()
+    assert settle(counting, instance_id).state == State.DELETED
+    assert not list(counting.ports())
+
+
+@pytest.mark.django_db
 def test_who_is_told_to_come_back_later_keeps_everybody_away_until_then(
     ask: Ask, owner: User, cloud: MemoryCloud
 ) -> None:
@@ -224,11 +297,14 @@ def test_who_is_told_to_come_back_later_keeps_everybody_away_until_then(
         def create(self, spec: ServerSpec) -> Server:
             raise CloudLimited("too many", retry_after=30.0)
 
-    ask(owner)
-    ask(owner)
+    ids = [ask(owner), ask(owner)]
     assert provisioning.advance(Limited()) is not None
 
     assert provisioning.advance(cloud) is None, "it asked not to be called"
+    for one in ids:
+        view = access.instance_for(owner, one)
+        assert (view.reason_code, view.cloud_away_since) == ("cloud_busy", None), "each is told why it waits"
+        assert "asked us to wait" in view.reason
     state = ServiceState.objects.get(service=Service.NOVA)
     assert state.opened_at is None
     assert state.not_before is not None

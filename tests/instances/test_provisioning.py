@@ -1,6 +1,5 @@
 """The worker's side: one step at a time, from a wish to a desktop and back, whoever drives and whatever fails."""
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -270,10 +269,10 @@ def test_a_server_that_ends_in_error_says_whether_it_was_for_want_of_room(
 ) -> None:
     class Failing(MemoryCloud):
         @override
-        def find(self, instance_id: UUID) -> tuple[Server, ...]:
-            return tuple(
-                replace(one, status=ServerStatus.ERROR, fault=fault, ran=False) for one in super().find(instance_id)
-            )
+        def create(self, spec: ServerSpec) -> Server:
+            self.fail_build(super().create(spec).id, fault)
+            (server,) = self.find(spec.instance_id)
+            return server
 
     settle(Failing(desktop=vnc, offering=EVERYTHING), launched)
 

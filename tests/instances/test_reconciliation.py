@@ -14,11 +14,11 @@ from django.db.models.functions import Now
 from pytest_django import DjangoAssertNumQueries, Settings
 from typing_extensions import override
 
-from instances import actions, holds, reconciliation, sweeps
+from instances import actions, holds, pacing, reconciliation, sweeps
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudRefused, CloudUnreachable, Desktop, Port, Server, Volume
+from instances.cloud.protocol import CloudRefused, CloudUnreachable, Desktop, Port, Server, Service, Volume
 from instances.lifecycle import State
-from instances.models import DatabaseIdentity, Image, Instance, Sighting, Sweep, SweepHold
+from instances.models import DatabaseIdentity, Image, Instance, ServiceState, Sighting, Sweep, SweepHold
 from instances.reconciliation import Comparison
 from instances.strays import DOUBTS, Doubt
 from quotas.models import Allowance, Flavour, Limit, Reservation
@@ -461,9 +461,32 @@ def test_a_cloud_that_answers_in_part_is_compared_with_nothing(
     assert not reconciliation.sweep_if_due(partly)
     assert not Sweep.objects.exists()
     assert "answers in part" in caplog.text
+    assert ServiceState.objects.get().failures == 1, "it counts towards the breaker of its service"
 
     partly.away = False
     assert reconciliation.sweep_if_due(partly)
+
+
+def test_a_cloud_that_is_away_is_not_asked_for_its_lists(cloud: AgedCloud) -> None:
+    class Asked(AgedCloud):
+        times = 0
+
+        @override
+        def list(self) -> tuple[Server, ...]:
+            self.times += 1
+            return super().list()
+
+    asked = Asked()
+    for _ in range(pacing.FAILURES):
+        pacing.failed(Service.NOVA, "no answer")
+
+    assert not reconciliation.sweep_if_due(asked)
+    assert asked.times == 0
+
+    ServiceState.objects.update(probe_at=Now())
+    assert reconciliation.sweep_if_due(asked), "one probe is let through"
+    assert asked.times == 1
+    assert not ServiceState.objects.exists(), "and tells all others that it is back"
 
 
 class Unwilling(AgedCloud):
@@ -493,6 +516,7 @@ def test_a_deletion_the_cloud_did_not_take_is_ordered_again(
 
     swept_for(unwilling, 16)
     assert verdict_of(stray.id) == then
+    assert ServiceState.objects.exists() is isinstance(error, CloudUnreachable)
     assert stray.id in ids(unwilling)
 
     unwilling.error = None

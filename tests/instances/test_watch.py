@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -77,6 +77,61 @@ def test_a_server_that_is_deleted_outside_wakes_its_machine(launched: UUID, clou
 
     assert is_due(launched)
     assert settle(cloud, launched).state == State.GONE
+
+
+class OtherClock(MemoryCloud):
+    """Its clock is an hour slow."""
+
+    slow = timedelta(hours=1)
+
+    def _shown(self, servers: Iterable[Server]) -> tuple[Server, ...]:
+        return tuple(replace(one, changed_at=one.changed_at and one.changed_at - self.slow) for one in servers)
+
+    @override
+    def list(self) -> Iterable[Server]:
+        return self._shown(super().list())
+
+    @override
+    def changed_since(self, when: datetime) -> Iterable[Server]:
+        return self._shown(super().changed_since(when + self.slow))
+
+
+@pytest.mark.parametrize("slow", [timedelta(hours=1), timedelta(seconds=-90), timedelta(0)])
+def test_what_changes_is_seen_whatever_the_clouds_clock_says(
+    owner: User, flavour: Flavour, image: Image, limit: Limit, vnc: Desktop, slow: timedelta
+) -> None:
+    cloud = OtherClock(desktop=vnc, offering=machines.memory_cloud(vnc).offering())
+    cloud.slow = slow
+    instance_id = actions.launch(Launch(doi=factories.make_dataset().minted), by=owner).instance_id
+    settle(cloud, instance_id)
+    rested(instance_id)
+    look(cloud, full=True)
+    assert not is_due(instance_id)
+
+    cloud.stop(str(Instance.objects.get(id=instance_id).server_id))
+    look(cloud)
+
+    assert is_due(instance_id)
+
+
+def test_after_a_while_without_news_a_list_holds_only_the_newest(launched: UUID, cloud: MemoryCloud) -> None:
+    asked: list[datetime] = []
+
+    class Asked(OtherClock):
+        @override
+        def changed_since(self, when: datetime) -> Iterable[Server]:
+            asked.append(when)
+            return ()
+
+    look(cloud, full=True)
+    newest = Watch.objects.get().newest_at
+    assert newest is not None
+
+    look(Asked(desktop=cloud.desktop))
+    Watch.objects.update(newest_since=Now() - pace().watch_late)
+    look(Asked(desktop=cloud.desktop))
+
+    assert {asked[0], asked[-1]} == {newest - pace().watch_late, newest}
 
 
 def test_what_is_gone_is_not_counted_any_more(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
@@ -280,16 +335,6 @@ def test_what_a_silent_desktop_waits_for_adds_up_to_less_than_ten_seconds() -> N
     waits = pace().greet_ready + pace().greet_booting + timedelta(seconds=in_the_round + PATIENCE)
 
     assert waits < timedelta(seconds=10)
-
-
-def test_of_very_many_desktops_each_round_asks_a_share_and_all_rounds_everybody() -> None:
-    rows = {uuid4(): (Desktop(host="127.0.0.1", port=9), False) for _ in range(5 * watch.GREETINGS)}
-
-    rounds = [watch.share_of(rows, number) for number in range(5)]
-
-    assert sorted(one for share in rounds for one in share) == sorted(rows)
-    assert all(len(share) < 1.4 * watch.GREETINGS for share in rounds)
-    assert watch.share_of(dict(list(rows.items())[: watch.GREETINGS]), 7) == dict(list(rows.items())[: watch.GREETINGS])
 
 
 def test_a_machine_nobody_has_seen_for_a_while_is_shown_as_not_seen_and_its_desktop_stays(

@@ -163,8 +163,9 @@ class WildCloud(MemoryCloud):
         """Everything in the cloud is older by so much."""
         with self._lock:
             for machine in (*self._machines.values(), *self._deleted):
-                machine.server = replace(machine.server, created_at=machine.server.created_at - by)
-                machine.changed_at -= by
+                server = machine.server
+                changed_at = server.changed_at - by if server.changed_at is not None else None
+                machine.server = replace(server, created_at=server.created_at - by, changed_at=changed_at)
             for key, (environment, port) in self._ports.items():
                 self._ports[key] = (environment, replace(port, created_at=port.created_at - by))
 
@@ -174,9 +175,9 @@ class WildCloud(MemoryCloud):
         return super().find(instance_id)
 
     @override
-    def exists(self, server_id: str) -> bool:
-        self._listen("exists")
-        return super().exists(server_id)
+    def known(self, server_id: str) -> Server | None:
+        self._listen("known")
+        return super().known(server_id)
 
     @override
     def find_ports(self, instance_id: UUID) -> tuple[Port, ...]:

@@ -78,6 +78,7 @@ def server_of(record: Any, environment: str, network: str) -> Server | None:
         deleting=record.task_state in {"deleting", "soft-deleting"},
         serial=int(serial) if serial.isdigit() else 0,
         ran=record.launched_at is not None,
+        changed_at=_aware(record.updated_at) if record.updated_at else None,
     )
 
 

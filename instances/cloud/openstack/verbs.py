@@ -97,19 +97,17 @@ class OpenStackCloud(Cloud):
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
         with self._call(Service.NOVA) as caller:
             # Nova's name is a regular expression: anchored, since visa-1 would find visa-10 as well. Without the tags:
-            # a filter of them costs Nova more, and would miss a server that somebody took them from.
-            found = self._alive(caller, name=f"^{server_name(instance_id)}$")
-            ours = (server for server in found if server.instance_id == instance_id)
-            return tuple(self._explained(caller, server) for server in ours)
+            # a filter of them costs Nova more, and would miss a server that somebody took them from. Without details:
+            # mostly there is none, or one, whose id tells more for less (`python -m tests.benchmarks.looks`).
+            named = caller.nova.servers(details=False, name=f"^{server_name(instance_id)}$")
+            found = [self._known(caller, one) for one in sorted({record.id for record in named})]
+            ours = [server for server in found if server is not None and server.instance_id == instance_id]
+            return tuple(sorted(ours, key=lambda server: (server.created_at, server.id)))
 
     @override
-    def exists(self, server_id: str) -> bool:
+    def known(self, server_id: str) -> Server | None:
         with self._call(Service.NOVA) as caller:
-            try:
-                self._ours(caller, server_id)
-            except ServerGone:
-                return False
-            return True
+            return self._known(caller, server_id)
 
     @override
     def create(self, spec: ServerSpec) -> Server:
@@ -325,13 +323,10 @@ class OpenStackCloud(Cloud):
     def _alive(self, caller: Caller, **query: Any) -> tuple[Server, ...]:
         return tuple(one for one in self._seen(caller, **query) if one.status is not ServerStatus.DELETED)
 
-    def _explained(self, caller: Caller, server: Server) -> Server:
-        """The server with its fault. Nova's listings leave out why a server found no host; asked by id, it tells."""
-        if server.status not in {ServerStatus.ERROR, ServerStatus.UNKNOWN} or server.fault:
-            return server
-        with suppress(sdk_errors.NotFoundException):
-            return server_of(caller.nova.get_server(server.id), self._environment, self._network_name) or server
-        return server
+    def _known(self, caller: Caller, server_id: str) -> Server | None:
+        with suppress(ServerGone):
+            return server_of(self._ours(caller, server_id), self._environment, self._network_name)
+        return None
 
     def _ours(self, caller: Caller, server_id: str) -> Any:
         """The record of a server of this environment. Raises ServerGone for every other."""

@@ -10,16 +10,17 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, connection
 from typing_extensions import override
 
-from instances import driving, guest_reports, nudges, provisioning, reconciliation, releases
+from instances import driving, guest_reports, notices, nudges, provisioning, reconciliation, releases, transitions
 from instances.cloud.connect import connect
 from instances.pace import pace
+from instances.sweeps import Part
 from visa.audit import sealing
-from visa.outbox import sending
+from visa.outbox import refusals, sending
 
 log = logging.getLogger(__name__)
 
-#: seconds between two polls when nothing is due
-POLL_SECONDS = 0.25
+#: seconds between two polls: while something is due that may not be done yet, and at most
+POLL_SECONDS, LONGEST_SECONDS = 0.25, 1.0
 #: so many steps at once: most of a step is waiting for the cloud
 STEPS_AT_ONCE = 8
 #: two, so that a desktop that begins to answer is not kept waiting by a long list of the cloud's
@@ -57,14 +58,20 @@ class Command(BaseCommand):
         for helper in helpers:
             helper.start()
         threading.Thread(target=sending.keep_sending, args=(stopping,), name="outbox", daemon=True).start()
+        asked = (stopping, pace().turn)
+        threading.Thread(target=refusals.keep_asking, args=asked, name="redis", daemon=True).start()
         seal_at = 0.0
         log.info("the reconciler runs")
         while not stopping.is_set():
             woken.clear()  # before it is asked: what is said from here on may be newer than the answer
+            pause = POLL_SECONDS
             try:
                 idle = provisioning.advance(cloud) is None
-                if not idle:
+                if idle:
+                    pause = _until_due()
+                else:
                     much.set()
+                notices.turn(Part.RECONCILER)
                 if time.monotonic() >= seal_at:
                     sealing.keep()
                     seal_at = time.monotonic() + SEAL_SECONDS
@@ -80,11 +87,19 @@ class Command(BaseCommand):
                 idle = True
             # Otherwise its one connection stays: it is cheaper than a new one each second, and how doctor sees it live.
             if idle:
-                woken.wait(POLL_SECONDS)
+                woken.wait(pause)
         log.info("the reconciler stops")
         much.set()
         for one in (*watches, *helpers):
             one.join()  # a step that runs is finished
+
+
+def _until_due() -> float:
+    """Seconds until the next row is due, as far as is known now: what becomes due by a person's wish is told of."""
+    until = transitions.due_in()
+    if until is None:
+        return LONGEST_SECONDS
+    return min(max(until.total_seconds(), 0.0) or POLL_SECONDS, LONGEST_SECONDS)
 
 
 def _help(stopping: threading.Event, much: threading.Event) -> None:
@@ -127,7 +142,8 @@ def _sweep(stopping: threading.Event) -> None:
     while not stopping.is_set():
         try:
             if not releases.outdated() and reconciliation.sweep_if_due(cloud):
-                reconciliation.compare_allowances()
+                if reconciliation.compare_allowances():
+                    notices.tell_unbalanced()
                 guest_reports.forget_consoles()
         except Exception:
             # The next sweep begins from the lists; a thread that ended would sweep nothing and say nothing.

@@ -86,7 +86,7 @@ class _Down(OpenStackCloud):
         yield SimpleNamespace(nova=_Nova())
 
 
-@pytest.mark.parametrize("verb", ["exists", "delete", "console"])
+@pytest.mark.parametrize("verb", ["known", "delete", "console"])
 def test_of_a_server_whose_cell_is_down_nobody_says_that_it_is_gone(verb: str) -> None:
     cloud = _Down(cloud="none", network="none", environment="test")
 
