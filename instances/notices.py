@@ -2,27 +2,40 @@
 
 `follow` and its like put ids into the outbox, in the transaction of what happened; nobody waits for a mail server. The
 words are made when the mail is sent, from what is so then: what is no longer so is not told.
+
+Drivers say `turn` over and over: it notes that they live, and tells which part of the site itself does not.
 """
 
+import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Coalesce, Now
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from instances import releases, sweeps
 from instances.lifecycle import Seen, Wanted
-from instances.models import Instance, InstanceEvent, ServiceState, Sweep, SweepHold
+from instances.models import Instance, InstanceEvent, ServiceState, Sweep, SweepHold, Watch
+from instances.pace import pace
+from instances.sweeps import Alarm, Part
+from quotas import allowances
+from quotas.arithmetic import DIMENSIONS, Resources
+from quotas.models import Reservation
 from visa.accounts.claims import Role
 from visa.accounts.models import User
-from visa.outbox import mail, outbox
+from visa.outbox import mail, outbox, refusals
 
 #: a launch that took longer is worth a mail: whoever waited for it has gone elsewhere
 LONG_LAUNCH = timedelta(minutes=5)
@@ -30,6 +43,10 @@ LONG_LAUNCH = timedelta(minutes=5)
 NEWS = timedelta(minutes=30)
 #: what an outage may last before administrators hear of it
 LONG_OUTAGE = timedelta(minutes=10)
+#: what comes and goes all the time is told of this often
+REST = timedelta(hours=1)
+#: of many counters that are wrong a mail names the first
+NAMED: Final = 5
 
 MAIL = "mail"
 ADMINISTRATORS = "administrators"
@@ -48,6 +65,9 @@ class Notice(StrEnum):
     SWEEP_HELD = "sweep_held"
     CLOUD_SILENT = "cloud_silent"
     PASS_REUSED = "pass_reused"  # noqa: S105 - a name, no secret
+    PART_SILENT = "part_silent"
+    WRITES_REFUSED = "writes_refused"
+    BOOKS_WRONG = "books_wrong"
 
 
 #: what of a machine's story somebody hears of
@@ -134,12 +154,133 @@ def tell_silent(services: Iterable[ServiceState]) -> None:
                 _put(key, Notice.CLOUD_SILENT, one.service)
 
 
+def tell_unbalanced() -> None:
+    """Tells administrators that allowances do not add up: once for each set of people and amounts in which they do not.
+
+    Call it where `reconciliation.compare_allowances` found something. What differs stays the same while people launch
+    and delete, so that their doing so is no news.
+    """
+    wrong = sorted(_unbalanced())
+    if wrong:
+        digest = hashlib.sha256("\n".join(wrong).encode()).hexdigest()[:20]
+        _put_once(f"{Notice.BOOKS_WRONG}:", digest, Notice.BOOKS_WRONG, digest, now=sweeps.database_now())
+
+
+def _put_once(beginning: str, occurrence: str, notice: Notice, about: str, *, now: datetime) -> None:
+    """Tells administrators of this occurrence once; where the last of its kind was told just now, not yet."""
+    if outbox.has(beginning + occurrence):
+        return
+    last = outbox.last(beginning, kind=ADMINISTRATORS)
+    if last is None or now - last > REST:
+        _put(beginning + occurrence, notice, about)
+
+
 def _put(key: str, notice: Notice, about: object, *, to: User | None = None) -> None:
     payload = {"notice": str(notice), "about": str(about)}
     if to is None:
         outbox.put(key=key, kind=ADMINISTRATORS, payload=payload)
     else:
         outbox.put(key=key, kind=MAIL, payload={**payload, "to": str(to.public_id)})
+
+
+# --- the site itself ---------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class _Turns:
+    """The turns of this process, on its monotonic clock: since when they come without a gap, and the last."""
+
+    began: float = float("-inf")
+    last: float = float("-inf")
+
+
+_turns = _Turns()
+
+
+def turn(driver: Part) -> None:
+    """Notes that this driver takes its regular turn, and tells administrators what of the site does not go.
+
+    May be called all the time: each `Pace.turn` it costs an UPDATE and a SELECT, and nothing in between. Code that a
+    migration outran drives nothing, and so takes no turn.
+    """
+    now = time.monotonic()
+    if now - _turns.last < pace().turn.total_seconds() or releases.outdated():
+        return
+    if now - _turns.last > sweeps.missing().total_seconds():
+        # This process has just begun, or was away itself, with all others perhaps: as in an upgrade.
+        _turns.began = now
+    _turns.last = now
+    _note_turn(driver)
+    alarms = sweeps.alarms()
+    if any(alarm.part is Part.REDIS for alarm in alarms):
+        # No tick comes without it: that is one fault, and when it is over the tick has its time to come.
+        _turns.began = now
+    watched = now - _turns.began >= sweeps.missing().total_seconds()
+    for alarm in alarms:
+        if watched or alarm.part is Part.REDIS:
+            _tell_alarm(alarm)
+    _tell_refused()
+
+
+def _note_turn(driver: Part) -> None:
+    changes: dict[str, Any] = {f"{driver}_at": Now()}
+    said = refusals.redis_says()
+    if said:
+        changes["redis_silent_since"] = Coalesce(F("redis_silent_since"), Now())
+    elif driver is Part.TICK or said is not None:
+        # A tick has come by way of Redis: it cannot be silent, whoever said so.
+        changes["redis_silent_since"] = None
+    if not Watch.objects.update(**changes):
+        Watch.objects.bulk_create([Watch()], ignore_conflicts=True)
+        Watch.objects.update(**changes)
+
+
+def _tell_alarm(alarm: Alarm) -> None:
+    """One occurrence is one `since`. What is silent, back and silent again is told of once an hour."""
+    beginning = f"{Notice.PART_SILENT}:{alarm.part}:"
+    _put_once(beginning, alarm.since.isoformat(), Notice.PART_SILENT, alarm.part, now=alarm.at)
+
+
+def _tell_refused() -> None:
+    """Tells administrators what the database refused, now that it can be told. Where nothing was, it asks nothing."""
+    one = refusals.over(pace().refused)
+    if one is None:
+        return
+    now, here = sweeps.database_now(), time.monotonic()
+    began, ended = (now - timedelta(seconds=here - at) for at in (one.began, one.last))
+    told = outbox.last(f"{Notice.WRITES_REFUSED}:", kind=ADMINISTRATORS)
+    if told is not None and told < began and now - told <= REST:
+        return  # another so soon waits, and what is refused until then is told with it
+    if told is None or told < began:
+        about = f"{one.state}/{began.isoformat(timespec='seconds')}/{ended.isoformat(timespec='seconds')}"
+        _put(f"{Notice.WRITES_REFUSED}:{began.isoformat()}", Notice.WRITES_REFUSED, about)
+    # Otherwise another process, which was refused as well, has told it.
+    refusals.forget(one)
+
+
+def _unbalanced() -> dict[str, str]:
+    """What does not add up: each sentence by what it is known again."""
+    found = {}
+    for one in allowances.differences():
+        more = one.used - one.reserved
+        key = ":".join([one.person, *(str(getattr(more, name)) for name in DIMENSIONS)])
+        wrong = [name for name in DIMENSIONS if getattr(more, name)]
+        found[key] = _("%(who)s is counted %(counted)s and has reserved %(reserved)s.") % {
+            "who": one.person,
+            "counted": _amounts(wrong, one.used),
+            "reserved": _amounts(wrong, one.reserved),
+        }
+    live = Instance.objects.filter(deleted_at=None).values("id")
+    for held in Reservation.objects.exclude(holder__in=live).order_by("holder")[:100]:
+        found[str(held.holder)] = _("%(who)s has something reserved for %(id)s, which is no machine.") % {
+            "who": held.person,
+            "id": held.holder,
+        }
+    return found
+
+
+def _amounts(names: Iterable[str], amounts: Resources) -> str:
+    return ", ".join(allowances.amount(name, getattr(amounts, name)) for name in names)
 
 
 # --- couriers ----------------------------------------------------------------------------------------------------
@@ -309,7 +450,7 @@ def _cloud_silent(about: str) -> Words | None:
         subject=_("The cloud does not answer"),
         lines=(
             _("Its service %(service)s has not answered since %(since)s.")
-            % {"service": state.service, "since": f"{state.opened_at:%Y-%m-%d %H:%M} UTC"},
+            % {"service": state.service, "since": _moment(state.opened_at)},
             _("No machine fails for it: everything waits and goes on by itself."),
         ),
         to_do=_("See whether the cloud runs and can be reached from here; “doctor” tells more."),
@@ -335,6 +476,70 @@ def _pass_reused(about: str) -> Words | None:
     )
 
 
+def _part_silent(about: str) -> Words | None:
+    alarm = next((one for one in sweeps.alarms() if one.part == about), None)
+    if alarm is None:
+        return None
+    subject, meanwhile, to_do = {
+        Part.TICK: (
+            _("The timetable has stopped"),
+            _("The reconciler drives all machines meanwhile. Sessions that have lasted too long are not ended."),
+            _("Start beat and a worker; “doctor” tells which of the two is missing."),
+        ),
+        Part.RECONCILER: (
+            _("The reconciler has stopped"),
+            _("The workers drive all machines meanwhile; nobody would where Redis is away."),
+            _("Look into its log, and start it: manage.py run_reconciler."),
+        ),
+        Part.REDIS: (
+            _("Redis takes nothing"),
+            _("The reconciler drives all machines meanwhile, and pages refresh only now and then. Nothing is lost."),
+            _("See whether it runs and has memory left; the reconciler's log has its own words."),
+        ),
+    }[alarm.part]
+    since = _("It has been so since %(since)s.") % {"since": _moment(alarm.since)}
+    return Words(subject=subject, lines=(alarm.words, since, meanwhile), to_do=to_do, link=_site())
+
+
+def _writes_refused(about: str) -> Words | None:
+    state, began, ended = about.split("/")
+    why = {refusals.DISK_FULL: _("There was no room on its disk."), refusals.READ_ONLY: _("It was read-only.")}
+    return Words(
+        subject=_("The database took nothing for a while"),
+        lines=(
+            _("From %(began)s to %(ended)s it refused what was to be stored.")
+            % {"began": _moment(datetime.fromisoformat(began)), "ended": _moment(datetime.fromisoformat(ended))},
+            why.get(state, ""),
+            _("What was accepted before is not lost; whoever asked for something meanwhile was told to try again."),
+        ),
+        to_do=_("See that it has room, and that it stays so; the logs of that time tell what was refused."),
+        link=_site(),
+    )
+
+
+def _books_wrong(about: str) -> Words | None:
+    sentences = list(_unbalanced().values())
+    if not sentences:
+        return None
+    more = len(sentences) - NAMED
+    return Words(
+        subject=_("Allowances do not add up"),
+        lines=(
+            *sentences[:NAMED],
+            ngettext("And %(number)d more.", "And %(number)d more.", more) % {"number": more} if more > 0 else "",
+            _("What is counted should be the sum of what machines hold. This is a fault of the platform."),
+        ),
+        to_do=_(
+            "Tell whoever maintains this software. Nothing repairs it by itself; the drivers' logs name all of them."
+        ),
+        link=_site(),
+    )
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def _page_of(instance: Instance) -> str:
     return settings.SITE.url + reverse("instances:instance-detail", args=[instance.id])
 
@@ -358,4 +563,7 @@ _WORDS: dict[Notice, Callable[[str], Words | None]] = {
     Notice.SWEEP_HELD: _sweep_held,
     Notice.CLOUD_SILENT: _cloud_silent,
     Notice.PASS_REUSED: _pass_reused,
+    Notice.PART_SILENT: _part_silent,
+    Notice.WRITES_REFUSED: _writes_refused,
+    Notice.BOOKS_WRONG: _books_wrong,
 }

@@ -1,17 +1,21 @@
 """What the sweeps found, for whoever looks after the site, and the release of a hold. Knows no cloud.
 
+Beside it, which part of the site itself is silent: `alarms`.
+
 The only door to sweeps, sightings and holds for people: administrators and support read, administrators release.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
 
 from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from instances.models import Sighting, Sweep, SweepHold
+from instances.models import Sighting, Sweep, SweepHold, Watch
 from instances.pace import pace
 from instances.strays import DOUBTS, Doubt
 from visa.accounts.claims import Role
@@ -24,6 +28,35 @@ SHOWN_SWEEPS = 60
 SHOWN_SIGHTINGS = 100
 #: what waits for a decision or for its time
 OPEN = (Sighting.Verdict.SIGHTED, Sighting.Verdict.QUARANTINED, Sighting.Verdict.HELD)
+#: the timetable's tick comes each five seconds, however short a test makes all other times
+SHORTEST_MISSING: Final = timedelta(seconds=20)
+
+
+class Part(StrEnum):
+    """A part of the site itself that may fall silent: Celery's timetable, the reconciler, Redis."""
+
+    TICK = "tick"
+    RECONCILER = "reconciler"
+    REDIS = "redis"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """A part that is silent, and since when. `at` is the database's now."""
+
+    part: Part
+    since: datetime
+    at: datetime
+
+    @property
+    def words(self) -> str:
+        match self.part:
+            case Part.TICK:
+                return _("No tick of the timetable reaches a worker.")
+            case Part.RECONCILER:
+                return _("The reconciler takes no turn.")
+            case Part.REDIS:
+                return _("Redis is away, or stores nothing.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +114,7 @@ class Report:
     sweeps: tuple[SweepView, ...]
     sightings: tuple[SightingView, ...]
     holds: tuple[HoldView, ...]
+    alarms: tuple[Alarm, ...]
     may_release: bool
 
     @property
@@ -135,8 +169,31 @@ def report(*, may_release: bool = False) -> Report:
             )
             for one in SweepHold.objects.filter(released_at=None).order_by("since", "id")
         ),
+        alarms=alarms(),
         may_release=may_release,
     )
+
+
+def alarms() -> tuple[Alarm, ...]:
+    """What of the site itself is silent for too long. One query. A driver that never took a turn is not missed."""
+    state = Watch.objects.annotate(now=Now()).first()
+    if state is None:
+        return ()
+    known = {
+        Part.TICK: (state.tick_at, missing()),
+        Part.RECONCILER: (state.reconciler_at, missing()),
+        Part.REDIS: (state.redis_silent_since, pace().refused),
+    }
+    return tuple(
+        Alarm(part=part, since=since, at=state.now)
+        for part, (since, patience) in known.items()
+        if since is not None and state.now - since > patience
+    )
+
+
+def missing() -> timedelta:
+    """A driver that took no turn for so long is missing."""
+    return max(pace().missing, SHORTEST_MISSING)
 
 
 def release(hold_id: int, *, by: User) -> bool:

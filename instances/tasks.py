@@ -1,13 +1,17 @@
 """Celery names: five lines each, no decisions. Ids only; every task may run twice or never."""
 
 import logging
+from typing import Any
 from uuid import UUID
 
 from celery import shared_task
 from celery.exceptions import OperationalError
+from celery.signals import task_revoked
+from django.db import connection
 
-from instances import driving, guest_reports, provisioning, reconciliation, releases
+from instances import driving, guest_reports, notices, provisioning, reconciliation, releases
 from instances.cloud.connect import connect
+from instances.sweeps import Part
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +37,22 @@ def advance_due() -> None:
     """The tick: watches the cloud, then takes what is due, longest waiting first."""
     cloud = connect()
     try:
+        notices.turn(Part.TICK)
         driving.watch_over(cloud)
     except Exception:
         # What is due is taken nevertheless.
         log.exception("a turn of the watch failed")
     driving.take_due(cloud, TICK_ROWS)
+
+
+@task_revoked.connect
+def _came_too_late(sender: Any, *, expired: bool = False, **_more: object) -> None:
+    """A tick that waited behind so much else that nobody wants it any more: the timetable goes, and a worker lives."""
+    if expired and sender.name == advance_due.name:
+        try:
+            notices.turn(Part.TICK)
+        finally:
+            connection.close()  # this is the worker itself, and none of its processes: nobody else closes it here
 
 
 @shared_task(name="instances.sweep")
@@ -52,7 +67,8 @@ def sweep() -> None:
 @shared_task(name="instances.compare_allowances")
 def compare_allowances() -> None:
     """Counters against reservations."""
-    reconciliation.compare_allowances()
+    if reconciliation.compare_allowances():
+        notices.tell_unbalanced()
 
 
 def nudge(instance_id: UUID) -> None:

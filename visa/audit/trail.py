@@ -7,8 +7,10 @@ made afterwards, by `visa.audit.sealing`.
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from visa.audit import canonical, origins
@@ -88,6 +90,53 @@ def record_all(deeds: Sequence[Deed]) -> None:
     if texts:
         AuditText.objects.bulk_create(texts)
     AuditEvent.objects.bulk_create(events)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """The personal texts of somebody that are not erased: of how many rows, from when to when."""
+
+    digests: tuple[str, ...]
+    addresses: int
+    words: int
+    first: datetime | None
+    last: datetime | None
+
+    @property
+    def texts(self) -> int:
+        return len(self.digests)
+
+
+def knows(person: str) -> bool:
+    """Whether any row names this person, by their public id."""
+    return AuditEvent.objects.filter(_did(person) | _met(person)).exists()
+
+
+def held_of(person: str, *, about: bool = False) -> Held:
+    """What is kept of the person's addresses and words; `about`: and of what others did to or for them.
+
+    A machine's rows name its owner in their detail, by which nothing is indexed: it is a question for a command.
+    """
+    rows = _did(person) | _met(person) if about else _did(person)
+    at = dict(AuditEvent.objects.filter(rows).exclude(text_digest="").values_list("text_digest", "at"))
+    texts = AuditText.objects.filter(digest__in=list(at), erased_at=None).values_list("digest", "source", "text")
+    found = [one for one in texts if one[1] or one[2]]
+    times = [at[digest] for digest, _source, _text in found]
+    return Held(
+        digests=tuple(digest for digest, _source, _text in found),
+        addresses=sum(bool(source) for _digest, source, _text in found),
+        words=sum(bool(text) for _digest, _source, text in found),
+        first=min(times, default=None),
+        last=max(times, default=None),
+    )
+
+
+def _did(person: str) -> Q:
+    return Q(actor=person)
+
+
+def _met(person: str) -> Q:
+    return Q(on_behalf_of=person) | Q(kind="person", object_id=person) | Q(detail__owner=person)
 
 
 def erase(digests: Iterable[str]) -> int:

@@ -1,7 +1,9 @@
 """The app of the outbox."""
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 from django.utils.translation import gettext_lazy as _
+from typing_extensions import override
 
 
 class OutboxConfig(AppConfig):
@@ -11,3 +13,9 @@ class OutboxConfig(AppConfig):
     label = "outbox"
     verbose_name = _("outbox")
     default_auto_field = "django.db.models.BigAutoField"
+
+    @override
+    def ready(self) -> None:
+        from visa.outbox import refusals
+
+        connection_created.connect(refusals.listen)

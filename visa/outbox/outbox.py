@@ -1,9 +1,11 @@
 """The way into the outbox: `outbox.put`, inside the transaction of the change that causes it."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
 
 from django.db import transaction
+from django.db.models import Max
 from django.db.models.functions import Now
 
 from visa.outbox import tasks
@@ -30,3 +32,10 @@ def put(*, key: str, kind: str, payload: Mapping[str, str | int]) -> None:
 def has(key: str) -> bool:
     """Whether something was put under this key, and is remembered."""
     return Outbox.objects.filter(key=key).exists()
+
+
+def last(beginning: str, *, kind: str) -> datetime | None:
+    """When something of this kind was last put under a key that begins so, and is remembered."""
+    put_so = Outbox.objects.filter(kind=kind, key__startswith=beginning)
+    found: datetime | None = put_so.aggregate(at=Max("made_at"))["at"]
+    return found

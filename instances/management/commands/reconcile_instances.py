@@ -72,6 +72,8 @@ class Command(BaseCommand):
         self._lines("holds", self._holds(doubts))
         if found.brake is not None:
             self.stdout.write(f"nothing is deleted: {strays.BRAKES[found.brake]}")
+        for one in sweeps.alarms():
+            self.stdout.write(f"{one.words} (since {one.since:%Y-%m-%d %H:%M} UTC)")
 
     @staticmethod
     def _holds(doubts: Iterable[str]) -> list[str]:
