@@ -2,7 +2,7 @@
 
 Nova's fake driver gives its servers addresses and nothing behind them. Here the host takes all of these addresses for
 its own and passes each connection on to one Xvnc, so that what asks for a greeting is greeted by a real desktop. All of
-them may hang, an address may refuse, or be kept back until the test opens it.
+them may hang, an address may refuse, speak of something else, or be kept back until the test opens it.
 """
 
 import asyncio
@@ -17,14 +17,21 @@ from typing import Self
 
 NETWORK = "10.77.0.0/20"
 PORT = 5901
+#: what is no greeting of RFB, and longer than one
+BABBLE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
 
 class Desks:
-    """Enter it, and every machine's desktop answers. `closed` are addresses that refuse; `only` are all that answer."""
+    """Enter it, and every machine's desktop answers. `closed` are addresses that refuse; `only` are all that answer.
+
+    At those that are `babbling` somebody speaks HTTP; `babbled` counts how often each was asked.
+    """
 
     def __init__(self, network: str = NETWORK) -> None:
         self.network = ipaddress.ip_network(network)
         self.closed: set[str] = set()
+        self.babbling: set[str] = set()
+        self.babbled: dict[str, int] = {}
         self.shut = False
         self.only: set[str] | None = None
         self.greeted: dict[str, int] = {}
@@ -102,6 +109,11 @@ class Desks:
         address = writer.get_extra_info("sockname")[0]
         refused = self.shut or address in self.closed or (self.only is not None and address not in self.only)
         if refused or ipaddress.ip_address(address) not in self.network:
+            writer.close()
+            return
+        if address in self.babbling:
+            self.babbled[address] = self.babbled.get(address, 0) + 1
+            writer.write(BABBLE)  # goes out before the connection ends
             writer.close()
             return
         self.greeted[address] = self.greeted.get(address, 0) + 1
