@@ -362,7 +362,7 @@ def test_ticks_that_do_not_come_because_redis_is_away_are_no_fault_of_their_own(
     assert [one.split(":")[1] for one in told()] == ["redis"]
 
     refusals._heard.redis = ""  # it is back
-    turns(2, Part.RECONCILER)
+    turns(5 / 3, Part.RECONCILER)
     assert [one.split(":")[1] for one in told()] == ["redis"]
     turns(1, Part.RECONCILER)
     assert [one.split(":")[1] for one in told()] == ["redis", "tick"]

@@ -20,7 +20,7 @@ from instances.cloud import connect as connecting
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import Cloud
 from instances.lifecycle import State
-from instances.models import Image, Instance, Sighting, Sweep, SweepHold
+from instances.models import Image, Instance, Sighting, Sweep, SweepHold, Watch
 from instances.strays import DOUBTS, Doubt
 from instances.views.reconciliation import HEIGHT, WIDTH, plot
 from quotas.models import Allowance, Flavour, Limit
@@ -323,3 +323,15 @@ def test_the_doctor_tells_of_counters_that_do_not_add_up(machine: Instance) -> N
     told = ask("Reservations")
     assert not told.ok
     assert str(machine.owner.public_id) in told.sentence
+
+
+def test_the_page_says_which_part_of_the_site_is_silent(
+    browse_as: Callable[[User], Client], administrator: User
+) -> None:
+    now = timezone.now()
+    Watch.objects.create(tick_at=now - timedelta(hours=1), reconciler_at=now)
+
+    page = browse_as(administrator).get(PAGE).content.decode()
+
+    assert "No tick of the timetable reaches a worker." in page
+    assert "The reconciler takes no turn." not in page
