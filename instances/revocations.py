@@ -46,8 +46,11 @@ def _publish(grant_ids: tuple[UUID, ...]) -> None:
         log.warning("gateways were not told of %d revocations: %s", len(grant_ids), type(error).__name__)
 
 
-async def listen(heard: Callable[[frozenset[str]], None]) -> None:
-    """Tells `heard` the ids that are said to be revoked, until it is cancelled; begins anew where Redis was away."""
+async def listen(heard: Callable[[frozenset[str] | None], None]) -> None:
+    """Tells `heard` the ids that are said to be revoked, until it is cancelled; begins anew where Redis was away.
+
+    Whenever it begins to hear it tells None: what was said before that, was said to nobody.
+    """
     while True:
         try:
             await _listen(heard)
@@ -59,16 +62,18 @@ async def listen(heard: Callable[[frozenset[str]], None]) -> None:
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _listen(heard: Callable[[frozenset[str]], None]) -> None:
+async def _listen(heard: Callable[[frozenset[str] | None], None]) -> None:
     # Its own connection, not the channel layer's: one task, no queue that could fill, and nothing shared with pages.
     # Without the client's own attempts to connect again: one that half succeeds looks like a line, and hears nothing.
     client = aioredis.from_url(settings.REDIS_URL, socket_connect_timeout=SECONDS, retry=Retry(NoBackoff(), 0))
-    async with client, client.pubsub(ignore_subscribe_messages=True) as line:
+    async with client, client.pubsub() as line:
         await line.subscribe(CHANNEL)
         while True:
             message = await line.get_message(timeout=QUIET_SECONDS)
             if message is None:
                 await line.ping()
+            elif message["type"] == "subscribe":
+                heard(None)
             elif message["type"] == "message":
                 heard(_ids(message["data"]))
 

@@ -280,7 +280,7 @@ class _Watch:
     def __init__(self) -> None:
         self._open: set[_Open] = set()
         self._task: asyncio.Task[None] | None = None
-        #: somebody said that one of them was revoked, and it was not asked about since
+        #: somebody said that one of them was revoked, or may have said so, and it was not asked about since
         self._hint = asyncio.Event()
 
     def add(self, one: _Open) -> None:
@@ -303,8 +303,8 @@ class _Watch:
             self._cut(self._open, blind=True)
             await asyncio.wait({listening})
 
-    def _heard(self, revoked: frozenset[str]) -> None:
-        if any(str(one.grant_id) in revoked for one in self._open):
+    def _heard(self, revoked: frozenset[str] | None) -> None:
+        if revoked is None or any(str(one.grant_id) in revoked for one in self._open):
             self._hint.set()
 
     async def _watch(self) -> None:

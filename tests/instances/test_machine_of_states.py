@@ -4,7 +4,8 @@ Rules are what people wish, what workers do, how they die and freeze, what the c
 and time. After them everything is given time to come to rest, and the invariants of `tests.faults.oracle` must hold. At
 every moment in between a machine has at most one live server.
 
-The suite runs 200 examples; `MACHINE_EXAMPLES=10000` as many as one likes. What was found once is kept at the end.
+The suite runs 200 examples; `MACHINE_EXAMPLES=10000` as many as one likes. What fails is
+printed as steps, with the blob by which Hypothesis repeats it.
 """
 
 import os
@@ -242,7 +243,11 @@ class Machines(RuleBasedStateMachine):
             oracle.Held(id=one.id, instance_id=str(one.instance_id), server_id=one.server_id)
             for one in self.cloud._ports_seen()
         ]
-        return oracle.violations(servers, ports, accepted=self.accepted, sealed=False)
+        volumes = [
+            oracle.Held(id=one.id, instance_id=str(one.instance_id), server_id=one.server_id)
+            for _environment, one in self.cloud._volumes.values()
+        ]
+        return oracle.violations(servers, ports, volumes, accepted=self.accepted, sealed=False)
 
     def _servers(self) -> list[Any]:
         """What is there, without asking as a client does: a server that is looked at goes on its way."""

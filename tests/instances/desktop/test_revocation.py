@@ -150,6 +150,23 @@ async def test_when_redis_is_back_revocations_are_heard_of_again(
                     await machine.ended.wait()
 
 
+async def test_what_was_said_while_redis_was_away_is_asked_for_when_it_is_back(
+    desk: Desk, redis: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "ASK_SECONDS", NEVER)
+    async with serving(platform()) as port, scripted_machine(keep) as machine:
+        await desk.stands_at(machine.port, machine.secret)
+        async with connect(port, desk, await desk.ticket()):
+            await heard_of()
+            redis.stop()
+            await in_database(end_the_machine, desk)
+            assert not machine.ended.is_set()
+            place, log = DIRECTORY / "redis-of-revocations", DIRECTORY / "log" / "redis-of-revocations.log"
+            with start_redis(place, log=log):
+                async with asyncio.timeout(10):
+                    await machine.ended.wait()
+
+
 def grants_of(desk: Desk) -> list[UUID]:
     return list(AccessGrant.objects.filter(instance_id=desk.instance_id).values_list("id", flat=True))
 
@@ -188,20 +205,20 @@ async def test_what_redis_says_is_a_hint_and_never_believed(
 
 
 async def test_nothing_is_told_before_the_commit_nor_without_one(desk: Desk, redis: Running) -> None:
-    heard: list[frozenset[str]] = []
+    heard: list[frozenset[str] | None] = []
     listening = asyncio.create_task(revocations.listen(heard.append))
     try:
         await heard_of()
         await in_database(undone, desk)
         ids = await in_database(done, desk)
         async with asyncio.timeout(10):
-            while not heard:  # noqa: ASYNC110 - filled by another task
+            while len(heard) < 2:  # noqa: ASYNC110 - filled by another task
                 await asyncio.sleep(0.02)
     finally:
         listening.cancel()
         await asyncio.wait({listening})
 
-    assert heard == [frozenset(ids)]
+    assert heard == [None, frozenset(ids)]
 
 
 def undone(desk: Desk) -> None:

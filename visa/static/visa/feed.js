@@ -57,8 +57,9 @@ for (const [sign, rest] of [["visibilitychange", 2000], ["click", QUIET], ["keyu
 // A button must not be replaced between the press and the release of it: the click would be lost.
 let pressed = false;
 
-for (const sign of ["pointerdown", "pointerup", "pointercancel"]) {
-  document.addEventListener(sign, () => setTimeout(() => (pressed = sign === "pointerdown"), 0), true);
+document.addEventListener("pointerdown", () => (pressed = true), true);
+for (const sign of ["pointerup", "pointercancel"]) {
+  document.addEventListener(sign, () => setTimeout(() => (pressed = false), 0), true); // the click comes after it
 }
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (!pressed) return;
