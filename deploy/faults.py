@@ -28,7 +28,7 @@ def run(names: Sequence[str], count: Count) -> None:
         openstack_checks.down(GUESTS)
     began = time.monotonic()
     try:
-        demo_openstack.up(["--fake", "2"], step, state=FAKE)
+        demo_openstack.up(["--fake", "2", "--pages", "1000"], step, state=FAKE)
     except Missing as error:
         print(error, flush=True)
         count.line("OpenStack of fakes", time.monotonic() - began, passed=0, failed=1)
