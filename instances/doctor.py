@@ -39,7 +39,7 @@ from visa.accounts.providers import OpenIDProvider, ProviderAway
 from visa.accounts.tokens import TokenRefused
 from visa.audit import verification
 from visa.environment import CloudKind, Process
-from visa.outbox import mail
+from visa.outbox import mail, refusals
 from visa.outbox.couriers import Away
 from visa.outbox.models import Outbox
 
@@ -178,7 +178,14 @@ def _redis(name: str) -> Finding:
         )
     finally:
         client.close()
-    return well(name, f"Redis answers; {waiting} messages wait.")
+    said = refusals.ask()
+    if said:
+        return ill(
+            name,
+            f"Redis answers and takes nothing ({said}). Machines are driven by the reconciler alone.",
+            "Give it memory (maxmemory), and see whether it may write its disk.",
+        )
+    return well(name, f"Redis answers and keeps what it is given; {waiting} messages wait.")
 
 
 def _inspect(method: str) -> dict[str, Any]:

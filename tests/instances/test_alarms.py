@@ -26,7 +26,7 @@ from redis import Redis
 
 from deploy import processes
 from deploy.processes import Running
-from instances import actions, notices, releases, sweeps, tasks
+from instances import actions, doctor, notices, releases, sweeps, tasks
 from instances.cloud.memory import MemoryCloud
 from instances.lifecycle import State
 from instances.models import Image, Release, Watch
@@ -317,7 +317,9 @@ def test_a_redis_that_stores_nothing_and_one_that_is_away_are_told_apart_from_on
     assert refusals.ask() == ""
     fill(redis)
     assert refusals.ask().startswith("OutOfMemoryError")
+    assert "takes nothing (OutOfMemoryError" in doctor._redis("Redis").sentence
     empty(redis)
+    assert doctor._redis("Redis").ok
     assert refusals.ask() == ""
     redis.stop()
     assert refusals.ask().startswith("ConnectionError")
