@@ -15,7 +15,6 @@ import threading
 from types import TracebackType
 from typing import Self
 
-NETWORK = "10.77.0.0/20"
 PORT = 5901
 #: what is no greeting of RFB, and longer than one
 BABBLE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
@@ -27,7 +26,7 @@ class Desks:
     At those that are `babbling` somebody speaks HTTP; `babbled` counts how often each was asked.
     """
 
-    def __init__(self, network: str = NETWORK) -> None:
+    def __init__(self, network: str) -> None:
         self.network = ipaddress.ip_network(network)
         self.closed: set[str] = set()
         self.babbling: set[str] = set()

@@ -32,6 +32,8 @@ T = TypeVar("T")
 SERVICES = {"keystone": (5000, ""), "nova": (8774, "/v2.1"), "neutron": (9696, ""), "glance": (9292, "")}
 #: the size of a site's own disk
 DISK = "1200m"
+#: the networks of that cloud, with the addresses of each: the second is the project's own (`Cloud.unique_ports`)
+NETWORKS = {"visa": "10.77.0.0/20", "visa-own": "10.78.0.0/20"}
 STATE = Path(os.environ.get("VISA_TEST_OPENSTACK", "/var/lib/visa-openstack-fake"))
 
 
@@ -66,15 +68,18 @@ class Platform(DemoPlatform):
 
 
 class Site:
-    """Enter it, and it runs. `scale` multiplies every waiting time of the platform."""
+    """Enter it, and it runs. `scale` multiplies every waiting time of the platform; `network` is one of NETWORKS."""
 
-    def __init__(self, directory: Path, *, scale: float, creates: int = 20, drivers: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, scale: float, creates: int = 20, drivers: bool = True, network: str = "visa"
+    ) -> None:
         self.directory = directory
         self.scale = scale
         self.creates = creates
+        self.network = network
         self.environment = f"test-{secrets.token_hex(5)}"
         self.wires: dict[str, Wire] = {}
-        self.desks = Desks()
+        self.desks = Desks(NETWORKS[network])
         self.mail = Sink()
         self.platform: Platform
         self._drivers = drivers
@@ -169,7 +174,8 @@ class Site:
         )
         lines = (STATE / "visa.env").read_text(encoding="utf-8").splitlines()
         told = dict(line.split("=", 1) for line in lines if "=" in line)
-        return told | {"OS_CLIENT_CONFIG_FILE": str(path), "VISA_CLOUD_NAME": "wired"}
+        network = {"VISA_CLOUD_NETWORK": self.network, "VISA_DESKTOP_RANGES": NETWORKS[self.network]}
+        return told | network | {"OS_CLIENT_CONFIG_FILE": str(path), "VISA_CLOUD_NAME": "wired"}
 
     def _offer(self) -> None:
         """Room for everybody, and people and data enough."""
@@ -303,15 +309,15 @@ class Site:
 
 
 @contextlib.contextmanager
-def a_site(*, scale: float, creates: int = 20, drivers: bool = True, keep: bool = False) -> Iterator[Site]:
-    """A site in a directory that goes with it; with `keep` its logs stay beside that."""
+def a_site(*, keep: bool = False, **how: Any) -> Iterator[Site]:
+    """A site (`Site`) in a directory that goes with it; with `keep` its logs stay beside that."""
     import shutil
     import tempfile
 
     directory = Path(tempfile.mkdtemp(prefix="visa-faults-"))
     directory.chmod(0o711)  # PostgreSQL, which is not root, has to walk through
     try:
-        with Site(directory, scale=scale, creates=creates, drivers=drivers) as site:
+        with Site(directory, **how) as site:
             try:
                 yield site
             finally:
