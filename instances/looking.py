@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from instances import checkpoints
 from instances.checkpoints import checkpoint
 from instances.cloud.greeting import desktop_answers
-from instances.cloud.protocol import CloudDenied, CloudUnreachable, Desktop, Server, ServerStatus, Service
+from instances.cloud.protocol import CloudDenied, CloudUnreachable, Desktop, Server, ServerStatus, Service, server_name
 from instances.lifecycle import OFF, ON, Seen, Wanted, fulfilled
 from instances.models import Instance
 from instances.outcomes import OUTAGES, Sight, Visit, saying, silence, unanswered
@@ -35,7 +35,7 @@ def look(visit: Visit) -> Sight:
     greeted: dict[Desktop, bool] = {}
     try:
         up = _is_up(visit, greeted)
-        servers = (up,) if up is not None else visit.cloud.find(instance.id)
+        servers = (up,) if up is not None else visit.cloud.find(instance.id) or _renamed(visit)
     except (CloudUnreachable, CloudDenied) as error:
         unanswered(error)
         return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
@@ -81,6 +81,17 @@ def _is_up(visit: Visit, greeted: dict[Desktop, bool]) -> Server | None:
     server = visit.cloud.known(instance.server_id)
     runs = server is not None and server.status is ServerStatus.ACTIVE and not server.deleting
     return server if server is not None and runs and server.desktop == desktop else None
+
+
+def _renamed(visit: Visit) -> tuple[Server, ...]:
+    """Its server, where somebody gave it another name at the cloud, by which nobody finds it.
+
+    Under its own name it is not taken for seen: why no list shows it is then not known. Raises CloudUnreachable,
+    CloudDenied.
+    """
+    instance = visit.claim.instance
+    server = visit.cloud.known(instance.server_id) if instance.server_id is not None else None
+    return (server,) if server is not None and server.name != server_name(instance.id) else ()
 
 
 def _answers(desktop: Desktop, greeted: dict[Desktop, bool]) -> bool:

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from instances import nudges, pacing, releases
 from instances.cloud.greeting import PATIENCE, which_answer
-from instances.cloud.protocol import Cloud, CloudError, Desktop, Server, ServerStatus, Service
+from instances.cloud.protocol import Changes, Cloud, CloudError, Desktop, Server, ServerStatus, Service
 from instances.lifecycle import Seen, State, Wanted
 from instances.looking import MEANS, has_come_up
 from instances.models import Instance, Watch
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 #: states in which the cloud is expected to change something soon
 ON_THE_WAY: Final = (State.BUILDING, State.STARTING, State.STOPPING, State.REBOOTING, State.DELETING)
 
+#: Nova tells the times of changes in whole seconds
+TICK: Final = timedelta(seconds=1)
 #: between two lists passes so many times what the first one took
 REST_OF_LIST: Final = 2
 #: seconds a ready desktop has for it, and how many are asked at once; then the same for those that missed it
@@ -98,21 +100,21 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]
     full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
     began = time.monotonic()
     try:
-        servers = tuple(cloud.list() if full else cloud.changed_since(_since(state, now)))
+        changes = _all(cloud) if full else cloud.changed_since(_since(state, now))
     except CloudError as error:
         log.warning("the watch saw nothing: %s: %s", type(error).__name__, error)
         unanswered(error)
         Watch.objects.update(due_at=Now() + pace().watch_busy)
         return {}
     pacing.answered(gate, {Service.KEYSTONE, Service.NOVA})
-    differing = _differing(servers, full=full)
+    differing = _differing(changes.servers, full=full)
     up = {one: server for one, server in differing.items() if server is not None}
     woken = _wake([one for one in differing if one not in up])
     # Whoever called takes these at once: nobody else is told.
     woken = _make_due(list(up)) or woken
     busy = woken or Instance.objects.filter(state__in=ON_THE_WAY, deleted_at=None).exists()
     # From when it was asked, not from when it answered: what changed meanwhile is in the next round.
-    seen = {"changes_at": now, **({"full_at": now} if full else {}), **_newest(state, servers, now)}
+    seen = {"changes_at": now, **({"full_at": now} if full else {}), **_newest(state, changes.times, now)}
     # A cloud that takes long over its lists has something else to do: machines to make, for one.
     patient = timedelta(seconds=REST_OF_LIST * (time.monotonic() - began))
     Watch.objects.update(**seen, due_at=Now() + max(patient, pace().watch_busy if busy else pace().watch_idle))
@@ -124,13 +126,18 @@ def _since(state: Watch, now: datetime) -> datetime:
     if state.newest_at is None:
         return (state.changes_at or now) - pace().watch_overlap
     late = state.newest_since is None or now - state.newest_since < pace().watch_late
-    return state.newest_at - (pace().watch_late if late else timedelta(0))
+    # All that happened in its second has been listed by then, so the next list may well be empty.
+    return state.newest_at + (-pace().watch_late if late else TICK)
 
 
-def _newest(state: Watch, servers: Iterable[Server], now: datetime) -> dict[str, datetime]:
+def _all(cloud: Cloud) -> Changes:
+    servers = tuple(cloud.list())
+    return Changes(servers=servers, times=tuple(at for one in servers if (at := one.changed_at) is not None))
+
+
+def _newest(state: Watch, times: Iterable[datetime], now: datetime) -> dict[str, datetime]:
     """When the newest change was, if it is newer than all before. A host's clock that is far ahead tells nothing."""
-    told = [one.changed_at for one in servers if one.changed_at is not None]
-    newest = max((at for at in told if at <= now + pace().watch_overlap), default=None)
+    newest = max((at for at in times if at <= now + pace().watch_overlap), default=None)
     if newest is None or (state.newest_at is not None and newest <= state.newest_at):
         return {}
     return {"newest_at": newest, "newest_since": now}

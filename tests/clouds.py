@@ -20,6 +20,7 @@ from instances import credentials
 from instances.cloud.local import LocalCloud
 from instances.cloud.memory import MemoryCloud
 from instances.cloud.protocol import (
+    Changes,
     Cloud,
     CloudFull,
     CloudLimited,
@@ -92,7 +93,7 @@ class GatedCloud(MemoryCloud):
         return super().list()
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
+    def changed_since(self, when: datetime) -> Changes:
         self.gate()
         return super().changed_since(when)
 
@@ -235,8 +236,8 @@ class LosingReplies(Cloud):
         return self._lost(lambda: tuple(self.behind.list()))
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
-        return self._lost(lambda: tuple(self.behind.changed_since(when)))
+    def changed_since(self, when: datetime) -> Changes:
+        return self._lost(lambda: self.behind.changed_since(when))
 
     @property
     @override

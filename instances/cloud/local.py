@@ -41,6 +41,7 @@ from typing_extensions import override
 from instances.cloud import sandbox
 from instances.cloud.protocol import (
     CALL_SECONDS,
+    Changes,
     Cloud,
     CloudFull,
     CloudRefused,
@@ -235,10 +236,11 @@ class LocalCloud(Cloud):
         return tuple(self._server(record) for record in sorted(mine, key=lambda record: (record.created_at, record.id)))
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
+    def changed_since(self, when: datetime) -> Changes:
         # A sandbox that ends writes nothing down, so any server may have changed.
         deleted = [record for record in self._deleted() if datetime.fromisoformat(record.deleted_at) >= when]
-        return (*self.list(), *(self._server(one) for one in deleted if one.environment == self._environment))
+        gone = (self._server(one) for one in deleted if one.environment == self._environment)
+        return Changes(servers=(*self.list(), *gone))
 
     # Sandboxes have no network, so a port leads nowhere. It is kept as strictly as a real one.
 

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from typing_extensions import override
 
 from instances.cloud.protocol import (
+    Changes,
     Cloud,
     CloudFull,
     CloudRefused,
@@ -96,7 +97,8 @@ class MemoryCloud(Cloud):
 
     @override
     def find(self, instance_id: UUID) -> tuple[Server, ...]:
-        return tuple(server for server in self._listed() if server.instance_id == instance_id)
+        named = [server for server in self._listed() if server.name == server_name(instance_id)]
+        return tuple(server for server in named if server.instance_id == instance_id)
 
     @override
     def known(self, server_id: str) -> Server | None:
@@ -174,12 +176,13 @@ class MemoryCloud(Cloud):
         return self._listed()
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
+    def changed_since(self, when: datetime) -> Changes:
         with self._lock:
             self._listed()
             machines = [*self._machines.values(), *self._deleted]
-            seen = [one.server for one in self._ours(machines)]
-            return tuple(one for one in seen if one.changed_at is not None and one.changed_at >= when)
+            changed = [one for one in machines if (at := one.server.changed_at) is not None and at >= when]
+            times = [one.server.changed_at for one in changed if one.server.changed_at is not None]
+            return Changes(servers=tuple(one.server for one in self._ours(changed)), times=tuple(times))
 
     @property
     @override
@@ -273,6 +276,10 @@ class MemoryCloud(Cloud):
     def resize(self, server_id: str, flavour: str) -> None:
         """An operator begins to give it another size; `move` ends it."""
         self._behind_our_back(server_id, ServerStatus.RESIZE, flavour=flavour)
+
+    def rename(self, server_id: str, name: str) -> None:
+        """Somebody gives it another name."""
+        self._behind_our_back(server_id, self._machine(server_id).server.status, name=name)
 
     def move(self, server_id: str, host: str = "memory-2") -> None:
         """It runs, on another host."""

@@ -74,6 +74,18 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Servers of our environment that changed, with those that were deleted (status DELETED).
+
+    `times` are those of all changes that were read, by the cloud's clock and of whomever: others' servers may have to
+    be read to find ours, and need not be read again. Empty where the cloud does not tell.
+    """
+
+    servers: tuple[Server, ...]
+    times: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Port:
     """A server's place on the network, made before the server. `server_id` is empty until one uses it."""
 
@@ -267,11 +279,9 @@ class Cloud(Protocol):
         """All servers of our environment, all pages, without the deleted. Raises CloudUnreachable."""
         ...
 
-    def changed_since(self, when: datetime) -> Iterable[Server]:
-        """Servers of our environment that changed since then, with those deleted since (status DELETED).
-
-        Overlap the windows: what counts is the cloud's clock, and a change may be written a moment later. Raises
-        CloudUnreachable.
+    def changed_since(self, when: datetime) -> Changes:
+        """What changed then and later. What counts is the cloud's clock, and a change may be written a moment after
+        its time. Raises CloudUnreachable.
         """
         ...
 

@@ -282,6 +282,32 @@ def test_a_silent_cloud_is_given_up_in_time_and_may_still_do_it_late(real: RealC
         assert wire.orders == [("POST", "/v2.1/servers")]
 
 
+def test_an_answer_that_drips_is_given_up_in_time(real: RealCloud) -> None:
+    with real.wire() as wire:
+        hasty = real.connect(wire=wire, seconds=3.0)
+        hasty.list()
+        wire.spoil(Fault.SLOW_BODY, seconds=20.0)  # a byte a second or so
+
+        with pytest.raises(CloudUnreachable):
+            hasty.list()
+
+
+def test_a_renamed_server_is_found_by_no_name_and_is_known(real: RealCloud, cloud: OpenStackCloud) -> None:
+    spec = real.spec()
+    made = cloud.create(spec)
+    real.settled(cloud, spec, ServerStatus.ACTIVE)
+
+    real.sdk().compute.update_server(made.id, name="my favourite")
+
+    assert cloud.find(spec.instance_id) == ()
+    known = cloud.known(made.id)
+    assert known is not None
+    assert (known.instance_id, known.name) == (spec.instance_id, "my favourite")
+    assert [one.id for one in cloud.list()] == [made.id]
+    cloud.delete(made.id)
+    until(lambda: cloud.known(made.id) is None, 60, "the server is gone")
+
+
 @pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.UNAVAILABLE, Fault.NONSENSE])
 def test_a_look_without_an_answer_is_never_an_empty_one(real: RealCloud, fault: Fault) -> None:
     with real.wire() as wire:
@@ -641,7 +667,7 @@ def test_changes_are_told_of_servers_that_carry_no_mark_any_more(real: RealCloud
 
     (record,) = [one for one in real.sdk().compute.servers(all_projects=True, deleted=True) if one.id == made.id]
     assert (record.metadata, record.tags) == ({}, [])
-    assert [(one.id, one.status) for one in cloud.changed_since(began)] == [(made.id, ServerStatus.DELETED)]
+    assert [(one.id, one.status) for one in cloud.changed_since(began).servers] == [(made.id, ServerStatus.DELETED)]
 
 
 def test_a_cloud_without_cinder_has_no_volumes(cloud: OpenStackCloud) -> None:

@@ -340,6 +340,23 @@ def test_a_server_that_no_list_shows_is_not_gone_while_it_is_there_by_its_id(
     assert (back.state, back.reason_code, back.missed) == (State.ACTIVE, "", 0)
 
 
+def test_a_server_that_somebody_renamed_is_still_its_machine_and_is_deleted_with_it(
+    launched: UUID, cloud: MemoryCloud, owner: User
+) -> None:
+    server_id = str(settle(cloud, launched).server_id)
+    cloud.rename(server_id, "my favourite")
+
+    cloud.stop(server_id)
+    seen = settle(cloud, launched)
+
+    assert (seen.state, seen.server_id, seen.reason_code) == (State.STOPPED, server_id, "")
+
+    actions.delete(launched, by=owner)
+    settle(cloud, launched)
+
+    assert not list(cloud.list())
+
+
 def test_a_lost_build_that_no_list_shows_is_not_given_up_while_it_is_there_by_its_id(
     launched: UUID, vnc: Desktop, owner: User
 ) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from instances import access, actions, driving, provisioning, watch
 from instances.actions import Launch
 from instances.cloud.greeting import PATIENCE
 from instances.cloud.memory import OFFERING, MemoryCloud
-from instances.cloud.protocol import Desktop, Offering, Server, ServerStatus
+from instances.cloud.protocol import Changes, Desktop, Offering, Server, ServerStatus
 from instances.lifecycle import Seen, State, Wanted
 from instances.models import Image, Instance, ServiceState, Watch
 from instances.pace import pace
@@ -92,8 +92,9 @@ class OtherClock(MemoryCloud):
         return self._shown(super().list())
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
-        return self._shown(super().changed_since(when + self.slow))
+    def changed_since(self, when: datetime) -> Changes:
+        told = super().changed_since(when + self.slow)
+        return Changes(servers=self._shown(told.servers), times=tuple(at - self.slow for at in told.times))
 
 
 @pytest.mark.parametrize("slow", [timedelta(hours=1), timedelta(seconds=-90), timedelta(0)])
@@ -114,24 +115,44 @@ def test_what_changes_is_seen_whatever_the_clouds_clock_says(
     assert is_due(instance_id)
 
 
-def test_after_a_while_without_news_a_list_holds_only_the_newest(launched: UUID, cloud: MemoryCloud) -> None:
-    asked: list[datetime] = []
+class Telling(MemoryCloud):
+    """Its changes are what a test says; it remembers since when it was asked for them."""
 
-    class Asked(OtherClock):
-        @override
-        def changed_since(self, when: datetime) -> Iterable[Server]:
-            asked.append(when)
-            return ()
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[datetime] = []
+        self.told = Changes(servers=())
 
+    @override
+    def changed_since(self, when: datetime) -> Changes:
+        self.asked.append(when)
+        return self.told
+
+
+def test_after_a_while_without_news_what_was_listed_is_not_listed_again(launched: UUID, cloud: MemoryCloud) -> None:
     look(cloud, full=True)
     newest = Watch.objects.get().newest_at
     assert newest is not None
+    telling = Telling()
 
-    look(Asked(desktop=cloud.desktop))
+    look(telling)
     Watch.objects.update(newest_since=Now() - pace().watch_late)
-    look(Asked(desktop=cloud.desktop))
+    look(telling)
 
-    assert {asked[0], asked[-1]} == {newest - pace().watch_late, newest}
+    assert (telling.asked[0], telling.asked[-1]) == (newest - pace().watch_late, newest + watch.TICK)
+
+
+def test_others_changes_are_not_read_again_and_a_clock_far_ahead_is_not_believed(
+    launched: UUID, cloud: MemoryCloud
+) -> None:
+    look(cloud, full=True)
+    theirs, telling = datetime.now(UTC) + timedelta(seconds=5), Telling()
+    telling.told = Changes(servers=(), times=(theirs, theirs - timedelta(minutes=1), theirs + timedelta(days=1)))
+
+    look(telling)
+    look(telling)
+
+    assert telling.asked[-1] == theirs - pace().watch_late
 
 
 def test_what_is_gone_is_not_counted_any_more(launched: UUID, cloud: MemoryCloud, owner: User) -> None:
@@ -182,7 +203,7 @@ def test_each_round_is_done_once_by_whoever_comes_first(launched: UUID, cloud: M
             return cloud.list()
 
         @override
-        def changed_since(self, when: datetime) -> Iterable[Server]:
+        def changed_since(self, when: datetime) -> Changes:
             asked.append("changes")
             return cloud.changed_since(when)
 

@@ -78,8 +78,13 @@ def server_of(record: Any, environment: str, network: str) -> Server | None:
         deleting=record.task_state in {"deleting", "soft-deleting"},
         serial=int(serial) if serial.isdigit() else 0,
         ran=record.launched_at is not None,
-        changed_at=_aware(record.updated_at) if record.updated_at else None,
+        changed_at=changed_at(record),
     )
+
+
+def changed_at(record: Any) -> datetime | None:
+    """When a server changed last, by the cloud's clock, in whole seconds. None where that is not told."""
+    return _aware(record.updated_at) if record.updated_at else None
 
 
 def port_of(record: Any, environment: str) -> Port | None:

@@ -7,13 +7,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, cast
 
 import requests
 import urllib3.exceptions
 from keystoneauth1 import exceptions as auth_errors
 from keystoneauth1.plugin import BaseAuthPlugin
-from keystoneauth1.session import Session
+from keystoneauth1.session import Session, TCPKeepAliveAdapter
 from openstack import exceptions as sdk_errors
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
@@ -49,8 +50,7 @@ _NONSENSE: Final = (
 class TimedSession(Session):
     """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
 
-    The time-out of a requests call bounds each wait for a byte, so this holds for all but a cloud that drips. `asked`
-    is who was asked last, and so who an error is from; `ordered` whether an order may have been executed;
+    `asked` is who was asked last, and so who an error is from; `ordered` whether an order may have been executed;
     `spoilt` that this session is of no more use.
     """
 
@@ -120,6 +120,29 @@ class TimedSession(Session):
         return self._within or self.asked
 
 
+class _InTime(TCPKeepAliveAdapter):
+    """Reads an answer within the time of its request: by itself requests bounds each wait for a byte, and no more."""
+
+    @override
+    def send(
+        self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *args: Any, **more: Any
+    ) -> requests.Response:
+        end = time.monotonic() + timeout
+        answer = super().send(request, stream, timeout, *args, **more)
+        raw: Any = answer.raw
+        raw.stream = partial(_stream, raw, end)
+        return answer
+
+
+def _stream(raw: Any, end: float, amount: int, *, decode_content: bool) -> Iterator[bytes]:
+    """What has come of an answer, as it comes. Raises ReadTimeoutError when the time is over."""
+    while chunk := raw.read1(amount, decode_content=decode_content):
+        if time.monotonic() > end:
+            raw.close()
+            raise urllib3.exceptions.ReadTimeoutError(raw, "", "the time of this call was over before its answer was")
+        yield chunk
+
+
 class SignIn:
     """The one sign-in of all threads of a process: its token, and where its catalogue says who listens.
 
@@ -132,7 +155,10 @@ class SignIn:
 
     def session(self, auth: BaseAuthPlugin, **options: Any) -> TimedSession:
         """A session that is signed in as all others of this process; `auth` signs in where it is the first."""
-        return TimedSession(auth=self._plugins.setdefault(os.getpid(), auth), **options)
+        timed = TimedSession(auth=self._plugins.setdefault(os.getpid(), auth), **options)
+        for scheme in ("http://", "https://"):
+            timed.session.mount(scheme, _InTime())
+        return timed
 
     def forget(self) -> None:
         """The next session signs in anew, and asks anew where everybody listens."""

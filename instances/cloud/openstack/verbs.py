@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,11 @@ from uuid import UUID
 from openstack import exceptions as sdk_errors
 from typing_extensions import override
 
-from instances.cloud.openstack.records import environment_mark, instance_tag, port_of, server_of, volume_of
+from instances.cloud.openstack.records import changed_at, environment_mark, instance_tag, port_of, server_of, volume_of
 from instances.cloud.openstack.session import Caller, SignIn, connect, our_errors, sentence
 from instances.cloud.protocol import (
     CALL_SECONDS,
+    Changes,
     Cloud,
     CloudFull,
     CloudRefused,
@@ -45,8 +46,8 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-#: how long the ids of images, flavours and networks are believed, in seconds
-IDS_LAST: Final = 30.0
+#: how long the ids of images, flavours and networks are believed, in seconds: three calls that each launch waits for
+IDS_LAST: Final = 300.0
 
 #: what is done to a server that is to run, by what Nova says it is; otherwise it runs already, or cannot be helped
 _START: Final[dict[str, Callable[[Any, Any], object]]] = {
@@ -187,13 +188,16 @@ class OpenStackCloud(Cloud):
     @override
     def list(self) -> Iterable[Server]:
         with self._call(Service.NOVA) as caller:
-            return self._alive(caller, tags=self._mark)
+            servers = self._servers(self._records(caller, tags=self._mark))
+            return tuple(one for one in servers if one.status is not ServerStatus.DELETED)
 
     @override
-    def changed_since(self, when: datetime) -> Iterable[Server]:
+    def changed_since(self, when: datetime) -> Changes:
         with self._call(Service.NOVA) as caller:
             # By name: Nova takes a server's tags and metadata away when it is deleted.
-            return self._seen(caller, name="^visa-", changes_since=when.astimezone(UTC).isoformat())
+            records = self._records(caller, name="^visa-", changes_since=when.astimezone(UTC).isoformat())
+            times = tuple(at for one in records if (at := changed_at(one)) is not None)
+            return Changes(servers=self._servers(records), times=times)
 
     @override
     def console(self, server_id: str, *, lines: int = 50) -> str:
@@ -310,18 +314,18 @@ class OpenStackCloud(Cloud):
     def _mark(self) -> str:
         return environment_mark(self._environment)
 
-    def _seen(self, caller: Caller, **query: Any) -> tuple[Server, ...]:
-        """Our servers that match a query, oldest first. All pages, or an error."""
+    def _records(self, caller: Caller, **query: Any) -> Sequence[Any]:
+        """The records of all servers that match a query. All pages, or an error."""
         # No `limit`: the SDK would then ask for a page after the last, and Nova shows a server that is being scheduled
         # behind itself. Without it the SDK follows Nova's own links from page to page.
-        records = caller.nova.servers(details=True, **query)
+        return tuple(caller.nova.servers(details=True, **query))
+
+    def _servers(self, records: Iterable[Any]) -> tuple[Server, ...]:
+        """Which of them are ours, oldest first."""
         ours = (server_of(record, self._environment, self._network_name) for record in records)
         # By id, since a server may move from one page to the next while they are read.
         seen = {server.id: server for server in ours if server is not None}
         return tuple(sorted(seen.values(), key=lambda server: (server.created_at, server.id)))
-
-    def _alive(self, caller: Caller, **query: Any) -> tuple[Server, ...]:
-        return tuple(one for one in self._seen(caller, **query) if one.status is not ServerStatus.DELETED)
 
     def _known(self, caller: Caller, server_id: str) -> Server | None:
         with suppress(ServerGone):
