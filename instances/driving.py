@@ -12,12 +12,28 @@ from typing import Final
 from django.db import connections
 
 from instances import provisioning, transitions, watch
-from instances.cloud.protocol import Cloud
+from instances.cloud.protocol import Cloud, CloudError
 
 log = logging.getLogger(__name__)
 
 #: so many steps at once in one process, each with a connection to each of the cloud's services
 STEPS_AT_ONCE: Final = 4
+
+
+def warm_up(cloud: Cloud) -> threading.Thread:
+    """Has this process sign in at the cloud and be known to its services, beside whatever it does: otherwise the first
+    person whose machine it makes waits for that, for some seconds. What fails here fails at nobody's cost.
+    """
+    warming = threading.Thread(target=_warm_up, args=(cloud,), name="warm-up", daemon=True)
+    warming.start()
+    return warming
+
+
+def _warm_up(cloud: Cloud) -> None:
+    try:
+        cloud.offering()
+    except CloudError as error:
+        log.warning("this process is not known to the cloud yet: %s: %s", type(error).__name__, error)
 
 
 def watch_over(cloud: Cloud, stopping: threading.Event | None = None) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from celery import shared_task
 from celery.exceptions import OperationalError
-from celery.signals import task_revoked
+from celery.signals import task_revoked, worker_process_init
 from django.db import connection
 
 from instances import driving, guest_reports, notices, provisioning, reconciliation, releases
@@ -43,6 +43,12 @@ def advance_due() -> None:
         # What is due is taken nevertheless.
         log.exception("a turn of the watch failed")
     driving.take_due(cloud, TICK_ROWS)
+
+
+@worker_process_init.connect
+def _known_to_the_cloud(**_more: object) -> None:
+    """A process of the worker that has just begun."""
+    driving.warm_up(connect())
 
 
 @task_revoked.connect

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _WIRES = {
     Service.KEYSTONE: ("auth_url", 5000, "/v3"),
     Service.NOVA: ("compute_endpoint_override", 8774, "/v2.1"),
-    Service.NEUTRON: ("network_endpoint_override", 9696, "/v2.0"),
+    Service.NEUTRON: ("network_endpoint_override", 9696, ""),
     Service.GLANCE: ("image_endpoint_override", 9292, ""),
 }
 

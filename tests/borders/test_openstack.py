@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from instances import driving
 from instances.cloud.openstack import OpenStackCloud
 from instances.cloud.protocol import (
     CloudDenied,
@@ -644,6 +645,27 @@ def test_names_are_looked_up_once_and_a_list_takes_as_many_calls_as_it_has_pages
         assert len(list(cloud.list())) == 4
 
         assert len(wires[Service.NOVA].calls) - before == 2  # Nova's pages hold three there
+
+
+def test_whose_process_was_made_known_signs_in_no_more_when_it_makes_a_machine(real: RealCloud) -> None:
+    with ExitStack() as stack:
+        services = (Service.KEYSTONE, Service.NOVA, Service.NEUTRON, Service.GLANCE)
+        wires = [stack.enter_context(real.wire(one)) for one in services]
+        cloud = real.connect(wires=wires)
+        driving.warm_up(cloud).join()
+        before = [len(wire.calls) for wire in wires]
+
+        spec = real.spec()
+        cloud.create(replace(spec, port_id=cloud.create_port(spec.instance_id).id))
+
+        asked = [path for wire, number in zip(wires, before, strict=True) for _, path in wire.calls[number:]]
+        assert [path.partition("?")[0] for path in asked] == [
+            "/v2.1/flavors",
+            "/v2.1/servers",
+            "/v2.0/networks",
+            "/v2.0/ports",
+            "/v2/images",
+        ]
 
 
 def test_an_id_that_has_become_wrong_is_looked_up_anew_before_it_is_refused(real: RealCloud) -> None:

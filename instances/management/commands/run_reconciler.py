@@ -43,6 +43,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         cloud = connect()
+        driving.warm_up(cloud)
         threading.Thread(target=_sweep, args=(stopping,), name="sweeps", daemon=True).start()
         watches = [
             threading.Thread(target=_watch, args=(stopping,), name=f"watch-{place}") for place in range(1, 1 + WATCHES)
