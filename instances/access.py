@@ -289,19 +289,19 @@ def _sky(rows: Sequence[Instance]) -> _Sky:
     """One query, and a second where one of the rows waits in line."""
     gate = pacing.gate()
     opened = {name: one.opened_at for name, one in gate.services.items() if one.opened_at is not None}
-    away = [opened[one] for one in _FOR_ALL if one in opened]
+    away = [opened[one] for one in pacing.FOR_ALL if one in opened]
+    creates_away = [opened[one] for one in _FOR_ONE_TO_BE_MADE if one in opened]
     waiting = [row.id for row in rows if row.state == State.WAITING]
     return _Sky(
         away_since=min(away, default=None),
-        creates_away_since=min(opened.values(), default=None),
-        busy=not gate.held.isdisjoint(_FOR_ALL),
-        creates_busy=bool(gate.held),
+        creates_away_since=min(creates_away, default=None),
+        busy=not gate.held.isdisjoint(pacing.FOR_ALL),
+        creates_busy=not gate.held.isdisjoint(_FOR_ONE_TO_BE_MADE),
         places=pacing.places(waiting) if waiting else {},
     )
 
 
-#: services without which no machine can be seen; the others are needed where one is made
-_FOR_ALL = ("keystone", "nova")
+_FOR_ONE_TO_BE_MADE = (*pacing.FOR_ALL, *pacing.FOR_CREATES)
 #: states that say nothing of the cloud as it is now
 _OURS = frozenset({State.WAITING, State.ERROR, State.GONE, State.DELETING, State.DELETED})
 #: states that end when the cloud has done something

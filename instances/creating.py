@@ -33,15 +33,13 @@ from instances.cloud.protocol import (
 )
 from instances.lifecycle import Seen
 from instances.models import Instance
-from instances.outcomes import Outcome, Visit, failing, saying, silence, unanswered, why
+from instances.outcomes import Outcome, Visit, failing, saying, silence, why
 from instances.pace import pace
 from instances.transitions import Event
 from visa.errors import Refusal
 
 log = logging.getLogger(__name__)
 
-#: what a create needs of the cloud beside Nova
-NEEDED: Final = (Service.NEUTRON, Service.GLANCE)
 #: a full cloud is asked again after about so many of the usual soon
 FULL_TRIES: Final = 45
 
@@ -68,7 +66,7 @@ def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
     except (userdata.Unrenderable, InvalidToken) as error:
         words = _("This machine cannot be described to the cloud. Tell your support.")
         return failing({**sighted, "admitted_at": None}, "unrenderable", words, str(error) or type(error).__name__)
-    visit.orders(*NEEDED)
+    visit.orders(*pacing.FOR_CREATES)
     try:
         port = _port(visit)
         if port is None:
@@ -88,7 +86,7 @@ def create(visit: Visit, sighted: Mapping[str, object]) -> Outcome | None:
         return None
     except CloudError as error:
         # Of the port: the machine itself was not asked for.
-        unanswered(error)
+        visit.unanswered(error)
         return _waits(instance, error, sighted)
 
 
@@ -103,9 +101,9 @@ def _post(visit: Visit, spec: ServerSpec, intent: Mapping[str, object], sighted:
     checkpoint(checkpoints.INTENT_COMMITTED)
     known = {**sighted, "port_id": spec.port_id, "port_intent_at": None}
     try:
-        server = visit.cloud.create(spec)
+        server = _created(visit, spec)
     except CloudUnreachable as error:
-        unanswered(error)
+        visit.unanswered(error)
         if error.unsent:
             return _waits(instance, error, {**known, "intent_at": None})
         # It may have been executed. The intent stays, and with it the quiet period.
@@ -116,14 +114,26 @@ def _post(visit: Visit, spec: ServerSpec, intent: Mapping[str, object], sighted:
         again = pace().on_its_way(visit.claim.now - instance.step_since)
         return Outcome(again_in=again, changes={**known, "intent_at": None})
     except (CloudFull, CloudDenied) as error:
-        unanswered(error)
+        visit.unanswered(error)
         return _waits(instance, error, {**known, "intent_at": None})
     except CloudRefused as error:
         words = _("The cloud refused to make this machine. Tell your support.")
         return failing({**known, "intent_at": None, "admitted_at": None}, "cloud_refused", words, str(error))
-    visit.heard |= {Service.NOVA, *NEEDED}
     checkpoint(checkpoints.SERVER_ACCEPTED)
     return _made(visit, server, known)
+
+
+def _created(visit: Visit, spec: ServerSpec) -> Server:
+    """The POST. Whatever Nova answers to it, yes or no, it has found image and port. Raises CloudError."""
+    try:
+        server = visit.cloud.create(spec)
+    except CloudUnreachable:
+        raise
+    except CloudError as error:
+        visit.heard |= {Service.NOVA, *pacing.FOR_CREATES} if error.service is Service.NOVA else {error.service}
+        raise
+    visit.heard |= {Service.NOVA, *pacing.FOR_CREATES}
+    return server
 
 
 def _made(visit: Visit, server: Server, known: Mapping[str, object]) -> Outcome:

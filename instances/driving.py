@@ -21,8 +21,10 @@ STEPS_AT_ONCE: Final = 4
 
 
 def warm_up(cloud: Cloud) -> threading.Thread:
-    """Has this process sign in at the cloud and be known to its services, beside whatever it does: otherwise the first
-    person whose machine it makes waits for that, for some seconds. What fails here fails at nobody's cost.
+    """Has this process sign in at the cloud, be known to its services and learn what there is, beside whatever it does.
+
+    Otherwise the first person whose machine it makes waits for that, for some seconds. What fails here fails at
+    nobody's cost.
     """
     warming = threading.Thread(target=_warm_up, args=(cloud,), name="warm-up", daemon=True)
     warming.start()

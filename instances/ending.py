@@ -5,6 +5,7 @@ Whatever may still exist is still counted: the allowance is given back when noth
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from django.db.models.functions import Now
@@ -13,9 +14,9 @@ from django.utils.translation import gettext_noop as _
 from instances import checkpoints, grants, holds, pacing, transitions
 from instances.checkpoints import checkpoint
 from instances.cloud.protocol import CloudError, Server, ServerGone, Service
-from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen
+from instances.lifecycle import BUILDS, STUCK_BUILDS, Seen, Wanted
 from instances.models import Instance
-from instances.outcomes import Outcome, Sight, Visit, failing, saying, silence, unanswered
+from instances.outcomes import Outcome, Sight, Visit, failing, saying, silence
 from instances.pace import pace
 from instances.transitions import Event
 
@@ -34,19 +35,23 @@ LOST_WORDS: Final = {
 
 def delete(visit: Visit, sight: Sight, changes: Mapping[str, object], events: list[Event]) -> Outcome:
     """Orders the deletion of everything that is listed, again and again until nothing is."""
-    instance, now = visit.claim.instance, visit.claim.now
-    stuck = now - instance.wanted_at > pace().stuck
-    more: dict[str, object] = {}
-    if stuck and instance.alarmed_at is None:
-        log.error(
-            "instance %s is still there %s after its deletion was asked for", instance.id, now - instance.wanted_at
-        )
-        more["alarmed_at"] = now
-        events = [*events, Event(kind="delete.stuck", verdict=True)]
-    _order(visit, sight, again=stuck)
-    return Outcome(
-        again_in=pace().on_its_way(now - instance.wanted_at), changes={**changes, **more}, events=tuple(events)
-    )
+    age = visit.claim.now - visit.claim.instance.wanted_at
+    _order(visit, sight, again=age > pace().stuck)
+    return Outcome(again_in=pace().on_its_way(age), changes=changes, events=tuple(events))
+
+
+def overdue(visit: Visit, outcome: Outcome) -> Outcome:
+    """The outcome, with an alarm where a deletion takes too long, whatever holds it up. Once for each wish.
+
+    Of a service that does not answer anybody administrators are told by itself.
+    """
+    instance, age = visit.claim.instance, visit.claim.now - visit.claim.instance.wanted_at
+    ending = instance.wanted == Wanted.DELETED and "deleted_at" not in outcome.changes
+    if not ending or age <= pace().stuck or instance.alarmed_at is not None or visit.gate.silent:
+        return outcome
+    log.error("instance %s is still there %s after its deletion was asked for", instance.id, age)
+    told = (*outcome.events, Event(kind="delete.stuck", verdict=True))
+    return replace(outcome, changes={**outcome.changes, "alarmed_at": visit.claim.now}, events=told)
 
 
 def forget(visit: Visit, changes: Mapping[str, object], events: list[Event]) -> Outcome:
@@ -138,7 +143,7 @@ def discard(visit: Visit, sight: Sight, changes: Mapping[str, object], events: l
         _order(visit, sight, again=False)
     except CloudError as error:
         # Ordered again at the next look; why it was lost stays said.
-        unanswered(error)
+        visit.unanswered(error)
         again = pacing.backed_off(instance.failures)
         changes = {**changes, "failures": instance.failures + 1}
     return Outcome(again_in=again, changes=changes, events=tuple(events))

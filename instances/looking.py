@@ -9,7 +9,7 @@ from instances.cloud.greeting import desktop_answers
 from instances.cloud.protocol import CloudDenied, CloudUnreachable, Desktop, Server, ServerStatus, Service, server_name
 from instances.lifecycle import OFF, ON, Seen, Wanted, fulfilled
 from instances.models import Instance
-from instances.outcomes import OUTAGES, Sight, Visit, saying, silence, unanswered
+from instances.outcomes import OUTAGES, Sight, Visit, saying, silence
 from instances.transitions import Event
 
 #: what each status of a server means for its machine; a running one is READY as soon as its desktop answers
@@ -37,7 +37,7 @@ def look(visit: Visit) -> Sight:
         up = _is_up(visit, greeted)
         servers = (up,) if up is not None else visit.cloud.find(instance.id) or _renamed(visit)
     except (CloudUnreachable, CloudDenied) as error:
-        unanswered(error)
+        visit.unanswered(error)
         return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
     visit.heard |= {Service.KEYSTONE, Service.NOVA}
     if not servers:

@@ -177,7 +177,8 @@ class ServiceState(models.Model):
 class Watch(models.Model):
     """How far the machines' watch over the cloud has come: one row, written by `instances.watch` alone.
 
-    Beside it, who watches: the last three are written by `instances.notices` alone.
+    `instances.pacing` brings its next list forward. Beside it, who watches: the last three are written by
+    `instances.notices` alone.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)

@@ -70,9 +70,17 @@ class Visit:
     claim: Claim
     gate: Gate
     told: Server | None = None
-    heard: set[Service] = field(default_factory=set)
+    heard: set[str] = field(default_factory=set)
+    #: which did not answer something, whatever else they answered
+    silent: set[str] = field(default_factory=set)
 
-    def orders(self, *services: Service) -> Cloud:
+    def unanswered(self, error: CloudError) -> None:
+        """Counts what did not answer (`unanswered`)."""
+        if isinstance(error, CloudUnreachable):
+            self.silent.add(error.service)
+        unanswered(error)
+
+    def orders(self, *services: str) -> Cloud:
         """The cloud, to be given an order now, or to be asked by way of these services. Raises NotNow."""
         if self.claim.spent:
             raise NotNow(silent=False)
@@ -133,7 +141,7 @@ def unanswered(error: CloudError) -> None:
     """Counts what did not answer towards its service's breaker, and keeps to what it asked for."""
     if isinstance(error, CloudLimited):
         pacing.failed(error.service, str(error), retry_after=error.retry_after, counts=False)
-    elif isinstance(error, CloudUnreachable) or (
+    elif (isinstance(error, CloudUnreachable) and not error.alone) or (
         # A credential that is not accepted anywhere is an outage; a right that one call lacks is not.
         isinstance(error, CloudDenied) and error.service is Service.KEYSTONE
     ):

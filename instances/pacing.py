@@ -19,7 +19,7 @@ from django.utils.translation import gettext_noop as _
 
 from instances import transitions
 from instances.lifecycle import State
-from instances.models import Instance, ServiceState
+from instances.models import Instance, ServiceState, Watch
 from instances.pace import pace
 
 #: so many failures within the window open a breaker
@@ -27,6 +27,9 @@ FAILURES: Final = 5
 #: of so many places among the creates in flight, one is for a machine that is still to be ordered. An order costs the
 #: cloud its network and its scheduler, both of which one process may be; a build is the hosts' own work.
 PLACES_PER_ORDER: Final = 4
+#: services without which no machine can be seen, and those that one is made with beside them
+FOR_ALL: Final = ("keystone", "nova")
+FOR_CREATES: Final = ("neutron", "glance")
 #: the advisory lock of those who let rows in, so that two never count the same free place
 _LINE_LOCK: Final = 7_201_602
 
@@ -44,6 +47,16 @@ class Gate:
     services: Mapping[str, ServiceState] = field(default_factory=dict)
     #: those that asked not to be called yet
     held: frozenset[str] = frozenset()
+
+    @property
+    def silent(self) -> bool:
+        """Whether a breaker is open."""
+        return any(state.opened_at is not None for state in self.services.values())
+
+    def clear(self, *services: str) -> bool:
+        """Whether these services may be called by everybody: no breaker is open and none asked to be left alone."""
+        states = [self.services[name] for name in services if name in self.services]
+        return self.held.isdisjoint(services) and all(state.opened_at is None for state in states)
 
     def passes(self, *services: str) -> bool:
         """Whether these services may be called now. Where a breaker is open, one caller is let through now and then."""
@@ -84,7 +97,11 @@ def failed(service: str, detail: str, *, retry_after: float = 0.0, counts: bool 
 
 
 def answered(gate: Gate, services: Iterable[str]) -> None:
-    """Notes that these services answered. Writes only where they had not; what waited for them is looked at soon."""
+    """Notes that these services answered. Writes only where they had not.
+
+    What waited for one that was left alone is looked at soon; while it was asked all the same, each row had its own
+    turn and keeps it.
+    """
     unclean = [name for name in services if name in gate.services]
     if not unclean:
         return
@@ -92,7 +109,8 @@ def answered(gate: Gate, services: Iterable[str]) -> None:
         ended, _per_model = ServiceState.objects.filter(
             Q(not_before=None) | Q(not_before__lte=Now()), service__in=unclean
         ).delete()
-        if ended:
+        left_alone = any(gate.services[name].opened_at or gate.services[name].not_before for name in unclean)
+        if ended and left_alone:
             # Spread over some seconds: a cloud that has just come back is not met by everybody at once.
             spread = Func(Value(pace().tick), template="(%(expressions)s) * random()")
             waiting = Instance.objects.filter(reason_code__in=SKY, deleted_at=None)
@@ -108,7 +126,12 @@ def admit() -> list[UUID]:
     by age. Nobody is let in while the cloud, or what a create needs of it, is away.
     """
     waiting = Instance.objects.filter(state=State.WAITING, deleted_at=None)
-    away = ServiceState.objects.filter(Q(opened_at__isnull=False) | Q(not_before__gt=Now()))
+    # The watch asks the first two all the time, and the others nobody but who makes a machine: who is let in when it
+    # is time to try them tries them.
+    untried = Q(service__in=FOR_ALL) | Q(probe_at__gt=Now())
+    away = ServiceState.objects.filter(
+        Q(opened_at__isnull=False) & untried | Q(not_before__gt=Now()), service__in=(*FOR_ALL, *FOR_CREATES)
+    )
     if not waiting.filter(~Exists(away), due_at__lte=Now()).exists():
         return []
     cloud = settings.ENVIRONMENT.cloud
@@ -117,6 +140,10 @@ def admit() -> list[UUID]:
         places = cloud.creates if cloud else 0
         cursor.execute(_TURN, {"places": places, "orders": -(-places // PLACES_PER_ORDER)})
         turn = [row[0] for row in cursor.fetchall()]
+        if turn:
+            # Nothing may have been on its way when the cloud was asked last what changed there.
+            soon = Now() + pace().watch_busy
+            Watch.objects.filter(due_at__gt=soon).update(due_at=soon)
         return transitions.let_in(turn) if turn else []
 
 

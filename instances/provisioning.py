@@ -17,13 +17,24 @@ from uuid import UUID
 from django.db import InterfaceError, OperationalError, transaction
 from django.utils.translation import gettext_noop as _
 
-from instances import checkpoints, creating, ending, following, holds, listening, notices, pacing, releases, transitions
+from instances import (
+    checkpoints,
+    creating,
+    ending,
+    following,
+    holds,
+    listening,
+    notices,
+    pacing,
+    releases,
+    transitions,
+)
 from instances.checkpoints import checkpoint
-from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, Server, ServerGone, Service
+from instances.cloud.protocol import Cloud, CloudDenied, CloudError, CloudUnreachable, Server, ServerGone
 from instances.lifecycle import Seen, Step, Wanted, decide, settled
 from instances.looking import look, sighted
 from instances.models import Instance
-from instances.outcomes import OUTAGES, NotNow, Outcome, Sight, Visit, failing, saying, unanswered, why
+from instances.outcomes import OUTAGES, NotNow, Outcome, Sight, Visit, failing, saying, why
 from instances.pace import pace
 from instances.transitions import Claim, Event
 from quotas import allowances
@@ -46,7 +57,10 @@ def advance(cloud: Cloud, instance_id: UUID | None = None, *, told: Server | Non
         return None
     gate = pacing.gate()
     notices.tell_silent(gate.services.values())
-    if not gate.passes(Service.KEYSTONE, Service.NOVA):
+    if not gate.clear(*pacing.FOR_ALL) and not (
+        # The one call that tries them is for whoever has something to ask.
+        transitions.anything_to_claim(instance_id) and gate.passes(*pacing.FOR_ALL)
+    ):
         return None  # the rows stay due, and none of them fails
     claim = transitions.claim(instance_id)
     if claim is None and pacing.admit():
@@ -57,6 +71,7 @@ def advance(cloud: Cloud, instance_id: UUID | None = None, *, told: Server | Non
     visit = Visit(cloud=cloud, claim=claim, gate=gate, told=told)
     try:
         outcome = _visited(visit)
+        outcome = outcome and ending.overdue(visit, outcome)
         written = outcome is not None and _write_back(claim, outcome)
     except (OperationalError, InterfaceError):
         raise  # the only truth is away; the lease keeps the row until it is back
@@ -83,8 +98,8 @@ def _visited(visit: Visit) -> Outcome | None:
     except NotNow as reason:
         outcome = _later(visit.claim, sight, silent=reason.silent)
     except CloudError as error:
-        outcome = _waiting(visit.claim, sight, error)
-    pacing.answered(visit.gate, visit.heard)
+        outcome = _waiting(visit, sight, error)
+    pacing.answered(visit.gate, visit.heard - visit.silent)
     return outcome
 
 
@@ -261,7 +276,7 @@ def _hidden(visit: Visit) -> Sight | None:
         if server_id is None or not visit.cloud.known(server_id):
             return None
     except (CloudUnreachable, CloudDenied) as error:
-        unanswered(error)
+        visit.unanswered(error)
         return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
     return Sight(seen=Seen.UNKNOWN, detail=f"the cloud has server {server_id}, and does not list it")
 
@@ -271,7 +286,7 @@ def _vanished(visit: Visit) -> Sight | None:
     try:
         doubted = holds.vanished(visit.cloud, seen_at=visit.claim.instance.seen_at)
     except CloudError as error:
-        unanswered(error)
+        visit.unanswered(error)
         return Sight(seen=Seen.UNKNOWN, detail=str(error), error=error)
     return Sight(seen=Seen.UNKNOWN, detail=doubted.told, doubted=doubted.held) if doubted else None
 
@@ -331,12 +346,12 @@ def _later(claim: Claim, sight: Sight, *, silent: bool) -> Outcome:
     return Outcome(again_in=again, changes=changes, events=tuple(events))
 
 
-def _waiting(claim: Claim, sight: Sight, error: CloudError) -> Outcome:
+def _waiting(visit: Visit, sight: Sight, error: CloudError) -> Outcome:
     """An order the cloud did not take: keep what was seen, wait, say why, and look again before anything else."""
-    instance = claim.instance
+    instance = visit.claim.instance
     log.warning("instance %s waits: %s: %s", instance.id, type(error).__name__, error)
-    unanswered(error)
-    changes, events = sighted(instance, sight, claim.now)
+    visit.unanswered(error)
+    changes, events = sighted(instance, sight, visit.claim.now)
     changes["failures"] = instance.failures + 1
     if instance.discarding_since is None:
         changes |= saying(why(error), str(error))

@@ -199,9 +199,16 @@ def _unheld() -> QuerySet[Instance]:
     return Instance.objects.filter(free, deleted_at=None)
 
 
+def anything_to_claim(instance_id: UUID | None = None) -> bool:
+    """Whether there is a row that `claim` would take: due, nobody's, and none that waits in line."""
+    due = _unheld().filter(due_at__lte=Now()).exclude(state=State.WAITING)
+    return (due if instance_id is None else due.filter(id=instance_id)).exists()
+
+
 def look_again(instance_id: UUID) -> None:
-    """Makes a machine due now, for whoever wants to know something of it."""
-    if Instance.objects.filter(id=instance_id, deleted_at=None, due_at__gt=Now()).update(due_at=Now()):
+    """Makes a machine due now, for whoever wants to know something of it; one that is held, when it is let go."""
+    held = Q(lease_until__gt=Now())
+    if Instance.objects.filter(Q(due_at__gt=Now()) | held, id=instance_id, deleted_at=None).update(due_at=Now()):
         nudges.say()
 
 
@@ -239,8 +246,8 @@ def release(
 ) -> Released | None:
     """Writes the last of a claim and lets go of the row, which is due again after `again_in`.
 
-    A wish that arrived meanwhile made the row due at once; it stays due. None where the claim was lost: then nothing
-    was written.
+    A wish or a question that arrived meanwhile made the row due at once; it stays due. None where the claim was lost:
+    then nothing was written.
     """
     with transaction.atomic(savepoint=False):
         # Locked as long as this lasts: whose claim it is now cannot change before the commit.
@@ -254,7 +261,8 @@ def release(
             # The step was judged by an older wish: what was seen stands, the verdicts do not.
             changes = {key: value for key, value in changes.items() if key not in VERDICTS}
             events = [event for event in events if not event.verdict]
-            again_in = timedelta(0)
+        if current.due_at != claim.instance.due_at:
+            again_in = timedelta(0)  # it was made due meanwhile
         last = {**changes, "due_at": Now() + again_in, "lease_until": None, "lease_owner": ""}
         return Released(judged=not wished) if _put(claim, current, last, events) else None
 
@@ -292,8 +300,8 @@ _CLAIM: Final = f"""
 STATED: Final = frozenset(
     {"wanted", "seen", "failed", "gone", "deleted_at", "reboot_wanted_at", "had_server", "admitted_at", "state"}
 )
-#: those, and when the wish was made, which tells whether a newer one came
-_JUDGED: Final = (*sorted(STATED), "wanted_at")
+#: those, and when the wish was made and when it was due, which tell whether a newer one came, or a question
+_JUDGED: Final = (*sorted(STATED), "wanted_at", "due_at")
 
 #: fields that judge the wish a worker knew, not the sight it had
 VERDICTS: Final = frozenset(

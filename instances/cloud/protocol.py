@@ -155,11 +155,15 @@ class CloudUnreachable(CloudError):
 
     The call may have been executed, and the caller looks before it acts again; unless `unsent`: then it is certain that
     no order left the house (a lookup before it failed, nobody took the connection, the limit was told first).
+    `alone`: the service answers, and can say nothing of this one thing.
     """
 
-    def __init__(self, sentence: str, *, service: Service = Service.NOVA, unsent: bool = False) -> None:
+    def __init__(
+        self, sentence: str, *, service: Service = Service.NOVA, unsent: bool = False, alone: bool = False
+    ) -> None:
         super().__init__(sentence, service=service)
         self.unsent = unsent
+        self.alone = alone
 
 
 class CloudLimited(CloudUnreachable):
@@ -238,7 +242,7 @@ class Cloud(Protocol):
         ...
 
     def delete_port(self, port_id: str) -> None:
-        """Deletes a port of ours. Nothing happens where it is gone. Raises CloudUnreachable."""
+        """Deletes a port of ours. Nothing happens where it is gone. Raises CloudRefused, CloudUnreachable."""
         ...
 
     def ports(self) -> Iterable[Port]:
@@ -250,7 +254,7 @@ class Cloud(Protocol):
         ...
 
     def delete_volume(self, volume_id: str) -> None:
-        """Deletes a volume of ours. Nothing happens where it is gone. Raises CloudUnreachable."""
+        """Deletes a volume of ours. Nothing happens where it is gone. Raises CloudRefused, CloudUnreachable."""
         ...
 
     def start(self, server_id: str) -> None:

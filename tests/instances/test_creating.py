@@ -14,7 +14,16 @@ from typing_extensions import override
 from instances import access, actions, pacing, provisioning
 from instances.actions import Launch
 from instances.cloud.memory import OFFERING, MemoryCloud
-from instances.cloud.protocol import CloudUnreachable, Desktop, Port, Server, ServerSpec, ServerStatus
+from instances.cloud.protocol import (
+    CloudRefused,
+    CloudUnreachable,
+    Desktop,
+    Port,
+    Server,
+    ServerSpec,
+    ServerStatus,
+    Service,
+)
 from instances.lifecycle import BUILDS, Seen, State, Wanted
 from instances.models import Image, Instance
 from instances.pace import pace
@@ -327,6 +336,27 @@ def test_a_deletion_that_does_nothing_is_ordered_again_told_and_never_shown_as_d
 
     cloud.swallowing = False
     assert settle(cloud, launched).state == State.DELETED
+
+
+def test_a_port_that_may_not_go_holds_a_deletion_up_in_words_and_is_told(
+    launched: UUID, vnc: Desktop, owner: User
+) -> None:
+    class Holding(MemoryCloud):
+        @override
+        def delete_port(self, port_id: str) -> None:
+            raise CloudRefused("Port is currently a parent port for trunk", service=Service.NEUTRON)
+
+    cloud = Holding(desktop=vnc, offering=EVERYTHING)
+    settle(cloud, launched)
+    actions.delete(launched, by=owner)
+    row = settle(cloud, launched, steps=5)
+    assert (row.state, row.reason_code, row.alarmed_at) == (State.DELETING, "cloud_refused", None)
+
+    Instance.objects.filter(id=launched).update(wanted_at=Now() - timedelta(minutes=11))
+    row = settle(cloud, launched, steps=3)
+
+    assert events(owner, launched).count("delete.stuck") == 1
+    assert used(owner).machines == 1
 
 
 def test_a_lost_build_that_comes_up_before_it_is_deleted_is_kept(launched: UUID, vnc: Desktop) -> None:

@@ -13,12 +13,13 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from typing_extensions import override
 
-from instances import access, actions, pacing, provisioning
+from instances import access, actions, pacing, provisioning, watch
 from instances.actions import Launch
 from instances.cloud.memory import MemoryCloud
-from instances.cloud.protocol import CloudLimited, CloudUnreachable, Port, Server, ServerSpec, Service
+from instances.cloud.protocol import CloudFull, CloudLimited, CloudUnreachable, Port, Server, ServerSpec, Service
 from instances.lifecycle import State
-from instances.models import Image, Instance, ServiceState
+from instances.models import Image, Instance, ServiceState, Watch
+from instances.pace import pace
 from quotas.models import Flavour
 from tests import factories
 from tests.clouds import DeafCloud
@@ -256,6 +257,118 @@ def test_what_only_a_create_needs_holds_up_creates_alone(ask: Ask, owner: User, 
     assert provisioning.advance(cloud, waiting) is None
     assert access.instance_for(owner, waiting).reason_code == "cloud_silent"
     assert access.instance_for(owner, made).reason_code == ""
+
+
+def silent(service: Service, *, untried: bool = False) -> None:
+    """Its breaker is open; `untried`, and it is time to try it."""
+    for _ in range(pacing.FAILURES):
+        pacing.failed(service, "no answer")
+    if untried:
+        ServiceState.objects.filter(service=service).update(probe_at=Now())
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("service", [Service.NEUTRON, Service.GLANCE])
+def test_what_only_creates_ask_is_tried_by_the_next_of_them(
+    ask: Ask, owner: User, cloud: MemoryCloud, service: Service
+) -> None:
+    waiting = ask(owner)
+    silent(service)
+    assert pacing.admit() == []
+
+    ServiceState.objects.update(probe_at=Now())
+
+    assert settle(cloud, waiting).state == State.ACTIVE
+    assert not ServiceState.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_cloud_that_is_full_has_answered_with_all_that_a_create_needs(
+    ask: Ask, owner: User, cloud: MemoryCloud
+) -> None:
+    class Full(MemoryCloud):
+        @override
+        def create(self, spec: ServerSpec) -> Server:
+            raise CloudFull("Quota exceeded for instances")
+
+    ask(owner)
+    silent(Service.GLANCE, untried=True)
+
+    provisioning.advance(Full(offering=cloud.offering()))
+
+    assert not ServiceState.objects.exists()
+
+
+@pytest.mark.django_db
+def test_disks_that_nobody_can_ask_for_hold_up_no_launch(ask: Ask, owner: User, cloud: MemoryCloud) -> None:
+    silent(Service.CINDER)
+    waiting = ask(owner)
+
+    assert access.instance_for(owner, waiting).reason_code == ""
+    assert settle(cloud, waiting).state == State.ACTIVE
+
+
+@pytest.mark.django_db
+def test_who_has_nothing_to_ask_leaves_the_one_try_to_others(ask: Ask, owner: User, cloud: MemoryCloud) -> None:
+    """One who waits in line is due and cannot be taken; the watch may take the try."""
+    ask(owner)
+    silent(Service.NOVA, untried=True)
+
+    assert provisioning.advance(cloud) is None
+
+    assert pacing.gate().passes(Service.NOVA)
+
+
+@pytest.mark.django_db
+def test_a_look_that_is_answered_does_not_excuse_an_order_that_is_not(
+    ask: Ask, owner: User, cloud: MemoryCloud
+) -> None:
+    class DeafToOrders(MemoryCloud):
+        @override
+        def delete(self, server_id: str) -> None:
+            raise CloudUnreachable("no answer came")
+
+    deaf = DeafToOrders(offering=cloud.offering(), desktop=cloud.desktop)
+    mine, other = ask(owner), ask(owner)
+    settle(deaf, mine)
+    later = Now() + timedelta(minutes=5)
+    Instance.objects.filter(id=other).update(reason_code="cloud_silent", due_at=later)
+    actions.delete(mine, by=owner)
+
+    for failures in (1, 2, 3):
+        provisioning.advance(deaf, mine)
+        Instance.objects.filter(id=mine).update(due_at=Now())
+        assert ServiceState.objects.get().failures == failures
+
+    assert Instance.objects.filter(id=other, due_at__gt=Now() + timedelta(minutes=4)).exists(), "nobody was left alone"
+
+
+@pytest.mark.django_db
+def test_one_thing_of_which_a_service_can_say_nothing_is_no_outage_of_it(
+    ask: Ask, owner: User, cloud: MemoryCloud
+) -> None:
+    class Wordless(MemoryCloud):
+        @override
+        def find(self, instance_id: UUID) -> tuple[Server, ...]:
+            raise CloudUnreachable("an answer that says nothing", alone=True)
+
+    instance_id = ask(owner)
+
+    provisioning.advance(Wordless(offering=cloud.offering()), instance_id)
+
+    assert Instance.objects.get(id=instance_id).reason_code == "cloud_silent"
+    assert not ServiceState.objects.exists()
+
+
+@pytest.mark.django_db
+def test_who_is_let_in_has_the_cloud_asked_soon_what_changed(ask: Ask, owner: User, cloud: MemoryCloud) -> None:
+    watch.turn(cloud)
+    Watch.objects.update(due_at=Now() + pace().watch_idle)
+    ask(owner)
+
+    pacing.admit()
+
+    assert Watch.objects.filter(due_at__lte=Now() + pace().watch_busy).exists()
 
 
 @pytest.mark.django_db

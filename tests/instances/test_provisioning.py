@@ -606,6 +606,16 @@ def test_a_worker_that_lost_its_lease_writes_nothing(admitted: UUID) -> None:
     assert Instance.objects.get(id=launched).seen == Seen.BUILDING
 
 
+def test_a_question_that_arrives_during_a_step_is_seen_at_once(admitted: UUID) -> None:
+    claim = transitions.claim(admitted)
+    assert claim is not None
+
+    transitions.look_again(admitted)
+
+    assert transitions.release(claim, again_in=timedelta(hours=1), changes={"missed": 1})
+    assert transitions.claim(admitted) is not None
+
+
 def test_a_wish_that_arrives_during_a_step_is_seen_at_once(admitted: UUID, owner: User) -> None:
     launched = admitted
     claim = transitions.claim(launched)

@@ -257,7 +257,8 @@ class OpenStackCloud(Cloud):
     def delete_port(self, port_id: str) -> None:
         with self._call(Service.NEUTRON) as caller, suppress(sdk_errors.NotFoundException):
             if port_of(caller.neutron.get_port(port_id), self._environment) is not None:
-                caller.neutron.delete_port(port_id, ignore_missing=True)
+                with _not_yet(Service.NEUTRON):
+                    caller.neutron.delete_port(port_id, ignore_missing=True)
 
     @override
     def ports(self) -> Iterable[Port]:
@@ -279,16 +280,26 @@ class OpenStackCloud(Cloud):
         with self._call(Service.CINDER) as caller, suppress(sdk_errors.NotFoundException):
             cinder = caller.cinder
             if cinder is not None and volume_of(cinder.get_volume(volume_id), self._environment) is not None:
-                cinder.delete_volume(volume_id, ignore_missing=True)
+                with _not_yet(Service.CINDER):
+                    cinder.delete_volume(volume_id, ignore_missing=True)
 
     @override
     def offering(self) -> Offering:
+        images: dict[str, str] = {}
+        flavours: dict[str, str] = {}
+        networks: dict[str, _Network] = {}
         with self._call(Service.GLANCE) as caller:
-            return Offering(
-                images=frozenset(image.name for image in caller.glance.images(status="active")),
-                flavours=frozenset(flavour.name for flavour in caller.nova.flavors(details=False)),
-                networks=frozenset(network.name for network in caller.neutron.networks()),
-            )
+            for image in caller.glance.images(status="active", sort="created_at:desc"):
+                images.setdefault(image.name, str(image.id))
+            for flavour in caller.nova.flavors(details=False):
+                flavours.setdefault(flavour.name, str(flavour.id))
+            for network in caller.neutron.networks():
+                networks.setdefault(network.name, _network_of(network, caller))
+        found: dict[str, dict[str, Any]] = {"image": images, "flavour": flavours, "network": networks}
+        for kind, named in found.items():
+            for name, value in named.items():
+                self._remember(kind, name, value)
+        return Offering(images=frozenset(images), flavours=frozenset(flavours), networks=frozenset(networks))
 
     # How it is done.
 
@@ -342,7 +353,9 @@ class OpenStackCloud(Cloud):
         # A server whose cell is down is UNKNOWN and without metadata, and left out of lists that are filtered.
         nameless = record.status == "UNKNOWN" and not record.metadata
         if not record.status or not record.created_at or nameless:
-            raise CloudUnreachable(f"an answer about server {server_id} that says nothing of it", unsent=True)
+            raise CloudUnreachable(
+                f"an answer about server {server_id} that says nothing of it", unsent=True, alone=True
+            )
         server = server_of(record, self._environment, self._network_name)
         if server is None or server.status is ServerStatus.DELETED:
             raise ServerGone(f"no server {server_id} of ours")
@@ -403,7 +416,7 @@ class OpenStackCloud(Cloud):
 
         def look() -> _Network:
             found = _first(caller.neutron.networks(name=name), f"no network called {name!r}", Service.NEUTRON)
-            return _Network(str(found.id), bool(found.project_id) and found.project_id == caller.project_id)
+            return _network_of(found, caller)
 
         return self._judged(self._remembered("network", name, look))
 
@@ -414,9 +427,16 @@ class OpenStackCloud(Cloud):
         until, value = self._ids.get((kind, name), (0.0, None))
         if until < time.monotonic():
             value = look()
-            self._ids[kind, name] = (time.monotonic() + IDS_LAST, value)
+            self._remember(kind, name, value)
         found: R = value
         return found
+
+    def _remember(self, kind: str, name: str, value: object) -> None:
+        self._ids[kind, name] = (time.monotonic() + IDS_LAST, value)
+
+
+def _network_of(record: Any, caller: Caller) -> _Network:
+    return _Network(str(record.id), bool(record.project_id) and record.project_id == caller.project_id)
 
 
 def _first(found: Iterable[Any], missing: str, service: Service) -> Any:
@@ -443,13 +463,26 @@ def _definite_no(port_id: str) -> Iterator[None]:
 
 @contextmanager
 def _full() -> Iterator[None]:
-    """The literal quota errors of nova/exception.py; a plain 403 is a matter of rights."""
+    """Quota errors: the literal ones of nova/exception.py, and those of unified limits (oslo.limit, ProjectOverLimit).
+
+    A plain 403 is a matter of rights.
+    """
     try:
         yield
     except sdk_errors.HttpException as error:
-        if error.status_code == 403 and "quota exceeded" in str(error).lower():
+        told = str(error).lower()
+        if error.status_code == 403 and ("quota exceeded" in told or "is over a limit for" in told):
             raise CloudFull(sentence(error)) from error
         raise
+
+
+@contextmanager
+def _not_yet(service: Service) -> Iterator[None]:
+    """Around a deletion that the state of the thing may forbid: a port in use elsewhere, a disk with snapshots."""
+    try:
+        yield
+    except (sdk_errors.BadRequestException, sdk_errors.ConflictException) as error:
+        raise CloudRefused(sentence(error), service=service) from error
 
 
 def _kind(error: sdk_errors.HttpException) -> str:

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from instances.cloud.openstack import OpenStackCloud
 from instances.cloud.openstack.session import LONGEST_REST, TimedSession, our_errors
-from instances.cloud.protocol import CloudLimited, CloudUnreachable, Service
+from instances.cloud.openstack.verbs import _full
+from instances.cloud.protocol import CloudFull, CloudLimited, CloudUnreachable, Service
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,24 @@ def test_a_rest_that_is_asked_for_has_an_end(told: str, seconds: float) -> None:
         raise sdk_errors.HttpException("Too many requests", response=answer)
 
     assert limit.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        # nova/exception.py, and nova/limit/placement.py with oslo.limit's sentence
+        "Quota exceeded for instances: Requested 1, but already used 2 of 2 instances",
+        "Project 6c1d is over a limit for [Resource servers is over limit of 2 due to current usage 2 and delta 1]",
+    ],
+)
+def test_a_project_without_room_is_full_in_either_of_novas_words(told: str) -> None:
+    with pytest.raises(CloudFull), _full():
+        raise sdk_errors.ForbiddenException(told, http_status=403)
+
+
+def test_a_right_that_is_missing_is_no_lack_of_room() -> None:
+    with pytest.raises(sdk_errors.ForbiddenException), _full():
+        raise sdk_errors.ForbiddenException("Policy doesn't allow it to be performed", http_status=403)
 
 
 def test_who_is_second_to_hear_that_a_shared_token_is_void_asks_again_as_well() -> None:
