@@ -112,10 +112,22 @@ def _append(path: Path) -> None:
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        lines = file.read().splitlines()
+        written = file.read()
         newer = AuditHead.objects.order_by("hour")
-        if lines:
-            newer = newer.filter(hour__gt=datetime.fromisoformat(json.loads(lines[-1])["hour"]))
-        file.write("".join(f"{line_of(head)}\n" for head in newer).encode())
+        last = next(filter(None, map(_hour_of, reversed(written.splitlines()))), None)
+        if last is not None:
+            newer = newer.filter(hour__gt=last)
+        if lines := "".join(f"{line_of(head)}\n" for head in newer):
+            # A line that was torn off, by a full disk or a power cut, stays what it is: the next begins after it.
+            torn = written and not written.endswith(b"\n")
+            file.write(("\n" * bool(torn) + lines).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _hour_of(line: bytes) -> datetime | None:
+    """The hour of a head as the file has it; None of a line that was not written to its end."""
+    try:
+        return datetime.fromisoformat(json.loads(line)["hour"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -8,13 +8,17 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from visa.audit import canonical, origins
 from visa.audit.models import AuditEvent, AuditText
+
+#: the action of having erased somebody's personal texts; its detail says how many (`texts`)
+ERASE: Final = "audit.erase"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +143,14 @@ def _met(person: str) -> Q:
     return Q(on_behalf_of=person) | Q(kind="person", object_id=person) | Q(detail__owner=person)
 
 
-def erase(digests: Iterable[str]) -> int:
-    """Empties these personal texts for good; how many had one. The chain stays whole."""
-    return AuditText.objects.filter(digest__in=list(digests), erased_at=None).update(
-        salt="", source="", text="", erased_at=Now()
-    )
+def erase(digests: Iterable[str], *, of: str, about: bool) -> int:
+    """Empties these personal texts of a person for good, and tells so; how many there were. The chain stays whole."""
+    with transaction.atomic():
+        texts = AuditText.objects.filter(digest__in=list(digests), erased_at=None)
+        erased = texts.update(salt="", source="", text="", erased_at=Now())
+        if erased:
+            record(ERASE, kind="person", object_id=of, detail={"texts": erased, "about": about})
+    return erased
 
 
 def _personal(source: str, text: str) -> AuditText:

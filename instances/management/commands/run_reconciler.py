@@ -74,8 +74,8 @@ class Command(BaseCommand):
                     much.set()
                 notices.turn(Part.RECONCILER)
                 if time.monotonic() >= seal_at:
-                    sealing.keep()
                     seal_at = time.monotonic() + SEAL_SECONDS
+                    sealing.keep()
             except (OperationalError, InterfaceError) as error:
                 # The database is the only truth; without it there is nothing to do but to wait for it.
                 log.warning("the database does not answer: %s", type(error).__name__)

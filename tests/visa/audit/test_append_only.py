@@ -67,9 +67,9 @@ def test_a_personal_text_can_be_erased_once_and_not_rewritten(rows: None) -> Non
     with pytest.raises(ProgrammingError, match="erased, and nothing else"), transaction.atomic():
         AuditText.objects.update(text="asked by nobody")
 
-    erased = trail.erase([digest])
+    erased = trail.erase([digest], of="ada", about=False)
 
     kept = AuditText.objects.get(digest=digest)
     assert (erased, kept.text, kept.salt, kept.source) == (1, "", "", "")
     assert kept.erased_at is not None
-    assert trail.erase([digest]) == 0
+    assert trail.erase([digest], of="ada", about=False) == 0

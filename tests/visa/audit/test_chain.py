@@ -242,7 +242,7 @@ def test_a_row_slipped_in_with_an_old_date_and_sealed_all_the_same_is_told(chain
 
 def test_an_erased_text_leaves_the_chain_whole_and_a_changed_one_does_not(chain: dict[int, str]) -> None:
     digests = list(AuditEvent.objects.order_by("id").values_list("text_digest", flat=True))
-    trail.erase(digests[:5])
+    trail.erase(digests[:5], of="ada", about=False)
 
     assert verification.verify(heads=chain).faults == ()
     with superuser():
@@ -394,6 +394,62 @@ def test_a_directory_that_is_not_there_costs_no_seal_and_is_made_good_later(
     sealing.keep()
 
     assert len((tmp_path / "away" / "heads.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("torn", ['{"hour": "2026-11-22T0', "", "[]"])
+def test_a_line_that_was_torn_off_costs_no_head_but_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
+) -> None:
+    monkeypatch.setattr(settings, "ENVIRONMENT", _with_heads(str(tmp_path)))
+    AuditHead.objects.create(hour=timezone.now() - timedelta(hours=5), number=0, hash=canonical.GENESIS)
+    sealing.tell_head()
+    tell(2)
+    file = tmp_path / "heads.jsonl"
+    file.write_text(torn)
+
+    sealing.keep()
+    sealing.keep()
+
+    with file.open() as lines:
+        heads = verification.heads_in(line for line in lines if line.strip() != "[]")
+    assert heads == dict(AuditHead.objects.values_list("number", "hash"))
+
+
+@pytest.mark.django_db
+def test_a_line_without_its_end_is_followed_by_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ENVIRONMENT", _with_heads(str(tmp_path)))
+    old = AuditHead.objects.create(hour=timezone.now() - timedelta(hours=5), number=0, hash=canonical.GENESIS)
+    (tmp_path / "heads.jsonl").write_text(sealing.line_of(old))
+    tell(2)
+
+    sealing.keep()
+
+    with (tmp_path / "heads.jsonl").open() as lines:
+        assert list(verification.heads_in(lines)) == [0, 2]
+
+
+def test_personal_texts_that_the_command_did_not_erase_are_told(chain: dict[int, str]) -> None:
+    digests = list(AuditEvent.objects.order_by("id").values_list("text_digest", flat=True))
+    trail.erase(digests[:2], of="ada", about=False)
+
+    AuditText.objects.filter(digest__in=digests[2:5]).update(salt="", source="", text="", erased_at=timezone.now())
+
+    (fault,) = verification.verify(heads=chain).faults
+    assert fault.what == "5 personal texts are erased, and the trail tells of 2"
+
+
+def test_a_text_that_is_said_to_be_erased_and_is_there_is_named(chain: dict[int, str]) -> None:
+    digest = AuditEvent.objects.order_by("id").values_list("text_digest", flat=True)[6]
+    trail.erase([digest], of="ada", about=False)
+
+    with superuser():
+        AuditText.objects.filter(digest=digest).update(text="forged")
+
+    (fault,) = verification.verify(heads=chain).faults
+    assert fault.what == "its personal text is said to be erased and is there"
 
 
 def _with_heads(directory: str) -> object:

@@ -36,9 +36,7 @@ class Command(BaseCommand):
         with transaction.atomic():
             held = trail.held_of(person, about=about)
             if held.texts and options["apply"]:
-                trail.erase(held.digests)
-                detail = {"texts": held.texts, "about": about}
-                trail.record("audit.erase", kind="person", object_id=person, detail=detail)
+                trail.erase(held.digests, of=person, about=about)
         whose = f"{name} ({person})" if name else person
         if not held.texts:
             self.stdout.write(f"{whose}: the audit trail holds nothing that could be erased.")
