@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import serializers, status
@@ -21,6 +22,7 @@ from typing_extensions import override
 
 from instances import guest_reports, notices
 from instances.reports import SUBJECT, TEXT, Step, report_from
+from visa.audit import origins
 from visa.rest import BODY, JSONBodyParser, TextField, WishSerializer, answers
 
 #: b64token (RFC 6750, 2.1) and the colons of our own tokens
@@ -87,7 +89,11 @@ class HandedSerializer(serializers.Serializer[Any]):
 class ReportSerializer(WishSerializer):
     """How one step went. `at` is the machine's own clock and is passed over: ours counts."""
 
-    step = serializers.ChoiceField(choices=[one.value for one in Step])
+    step = serializers.ChoiceField(
+        choices=[one.value for one in Step],
+        # REST framework's own words quote what came, which may be nothing that can be written.
+        error_messages={"invalid_choice": _("There is no such step.")},
+    )
     ok = FlagField()
     subject = TextField(max_length=SUBJECT, required=False, allow_blank=True, default="")
     text = TextField(max_length=TEXT, required=False, allow_blank=True, default="")
@@ -114,9 +120,8 @@ class SecretsView(_Door):
         ticket = guest_reports.enrolment(instance_id, str(request.auth or ""))
         wish = ClaimSerializer(data=request.data)
         wish.is_valid(raise_exception=True)
-        address = request.META.get("REMOTE_ADDR", "")
         try:
-            handed = guest_reports.redeem(ticket, wish.validated_data["claim"], address=address)
+            handed = guest_reports.redeem(ticket, wish.validated_data["claim"], address=origins.current().source)
         except guest_reports.PassUsed:
             notices.follow(instance_id, ["guest.refused"])
             raise

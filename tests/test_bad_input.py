@@ -79,6 +79,14 @@ def test_a_size_or_software_that_does_not_exist(
     assert f"There is no {name} called “enormous” here." in page.content.decode()
 
 
+def test_half_a_character_in_a_name_is_refused(api: Callable[..., Any], dataset: Dataset) -> None:
+    """It can be spelt in JSON, and nobody can write it: not even into the answer that names it."""
+    answer = api('{"doi": "10.5555/input-1", "\\ud800": 1}')
+
+    assert (answer.status_code, answer.json()["message"]) == (400, "The body is not JSON.")
+    assert not Instance.objects.exists()
+
+
 def test_what_the_cloud_calls_things_is_never_taken(api: Callable[..., Any], dataset: Dataset) -> None:
     Flavour.objects.update(cloud_name="m1.provider")
     Image.objects.update(cloud_name="provider-image")

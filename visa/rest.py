@@ -48,7 +48,7 @@ class JSONBodyParser(BaseParser):
         if len(body) > longest:
             raise BodyTooLarge
         try:
-            value = json.loads(body.decode(), parse_constant=_no_constant)
+            value = json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_members)
         except RecursionError as error:
             raise ParseError(_("The body is nested too deeply.")) from error
         except ValueError as error:
@@ -61,6 +61,14 @@ class JSONBodyParser(BaseParser):
 def _no_constant(name: str) -> None:
     """NaN and Infinity are Python's, not JSON's."""
     raise ValueError(name)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object. Half a character can be spelt in a name and written by nobody (RFC 7493, 2.1), not even
+    back to who sent it; in a value it is the field's to refuse."""
+    for name, _value in pairs:
+        name.encode()
+    return dict(pairs)
 
 
 def _is_deeper(value: object, levels: int) -> bool:

@@ -289,6 +289,8 @@ def test_hostile_text_is_one_short_line_and_too_many_things_are_not_kept(machine
         ({"step": "booted", "ok": True, "admin": True}, 400),
         ({"step": "booted", "ok": True, "text": "x" * (TEXT + 1)}, 400),
         ({"step": "booted", "ok": True, "text": "x" * 5000}, 413),
+        (b'{"step": "\\ud800", "ok": true}', 400),
+        (b'{"step": "booted", "ok": true, "\\ud800": 1}', 400),
         (b"[" * 2000, 400),
         (b"\xff", 400),
     ],
