@@ -50,6 +50,10 @@ _NONSENSE: Final = (
 class TimedSession(Session):
     """A session whose calls share one deadline: signing in, discovery and the call itself take it together.
 
+    Each request gets what is left of it, which bounds connecting, each wait for a byte of the headers, and the body as
+    a whole: a service that is late with each in turn may take it twice more, and only one whose headers drip for ever
+    is not given up. The fence holds for whoever waits for such a one.
+
     `asked` is who was asked last, and so who an error is from; `ordered` whether an order may have been executed;
     `spoilt` that this session is of no more use.
     """
@@ -121,7 +125,7 @@ class TimedSession(Session):
 
 
 class _InTime(TCPKeepAliveAdapter):
-    """Reads an answer within the time of its request: by itself requests bounds each wait for a byte, and no more."""
+    """Reads an answer's body within the time of its request: by itself requests bounds each wait for a byte alone."""
 
     @override
     def send(
