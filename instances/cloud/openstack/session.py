@@ -91,6 +91,7 @@ class TimedSession(Session):
             except Exception as error:
                 self._inner_error = error
                 self.discovered = getattr(error, "response", None)
+                self.spoilt |= self.asked is not Service.KEYSTONE and _tells_nothing(error)
                 raise
             self.asked, self.discovered = outer, answer
             return answer
@@ -134,7 +135,8 @@ class _InTime(TCPKeepAliveAdapter):
         end = time.monotonic() + timeout
         answer = super().send(request, stream, timeout, *args, **more)
         raw: Any = answer.raw
-        raw.stream = partial(_stream, raw, end)
+        # Weakly: an answer that held itself would hold its connection, after its thread has ended.
+        raw.stream = partial(_stream, weakref.proxy(raw), end)
         return answer
 
 
@@ -232,6 +234,8 @@ def our_errors(session: TimedSession) -> Iterator[None]:
         status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
         if status in {401, 403}:
             raise CloudDenied(sentence(error), service=session.asked) from error
+        # Every verb knows what it may not find; otherwise the address is wrong that discovery told.
+        session.spoilt |= status == 404
         _raise_limited(error, getattr(error, "response", None), session.asked)
         raise CloudUnreachable(sentence(error), service=session.asked, unsent=not session.ordered) from error
     except sdk_errors.ServiceDiscoveryException as error:
@@ -284,6 +288,14 @@ def _never_connected(error: BaseException | None) -> bool:
             return isinstance(getattr(error.args[0], "reason", None), urllib3.exceptions.NewConnectionError)
         error = error.__cause__ or error.__context__
     return False
+
+
+def _tells_nothing(error: Exception) -> bool:
+    """Whether a service was silent when it was asked for its versions: the SDK then guesses an address, and keeps to it
+    for ever.
+    """
+    status = getattr(error, "http_status", None) or 0
+    return isinstance(error, auth_errors.ConnectionError) or status == 429 or status >= 500
 
 
 def _retry_after(response: requests.Response | None) -> float | None:
