@@ -397,7 +397,7 @@ def test_a_directory_that_is_not_there_costs_no_seal_and_is_made_good_later(
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("torn", ['{"hour": "2026-11-22T0', "", "[]"])
+@pytest.mark.parametrize("torn", ['{"hour": "2026-11-22T0', "", "\n"])
 def test_a_line_that_was_torn_off_costs_no_head_but_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
 ) -> None:
@@ -412,7 +412,7 @@ def test_a_line_that_was_torn_off_costs_no_head_but_its_own(
     sealing.keep()
 
     with file.open() as lines:
-        heads = verification.heads_in(line for line in lines if line.strip() != "[]")
+        heads = verification.heads_in(lines)
     assert heads == dict(AuditHead.objects.values_list("number", "hash"))
 
 
@@ -434,6 +434,8 @@ def test_a_line_without_its_end_is_followed_by_a_line_of_its_own(
 def test_personal_texts_that_the_command_did_not_erase_are_told(chain: dict[int, str]) -> None:
     digests = list(AuditEvent.objects.order_by("id").values_list("text_digest", flat=True))
     trail.erase(digests[:2], of="ada", about=False)
+    trail.record(trail.ERASE, kind="person", object_id="ada", detail={})
+    sealing.seal()
 
     AuditText.objects.filter(digest__in=digests[2:5]).update(salt="", source="", text="", erased_at=timezone.now())
 
