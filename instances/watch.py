@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from instances import nudges, pacing, releases
 from instances.cloud.greeting import PATIENCE, which_answer
-from instances.cloud.protocol import Changes, Cloud, CloudError, Desktop, Server, ServerStatus, Service
+from instances.cloud.protocol import Changes, Cloud, CloudError, Desktop, Server, ServerStatus
 from instances.lifecycle import Seen, State, Wanted
 from instances.looking import MEANS, has_come_up
 from instances.models import Instance, Watch
@@ -94,7 +94,7 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]
     Returns who came up.
     """
     gate = pacing.gate()
-    if not gate.passes(Service.KEYSTONE, Service.NOVA):
+    if not gate.passes(*pacing.FOR_ALL):
         Watch.objects.update(due_at=Now() + pace().watch_busy)
         return {}
     full = state.changes_at is None or state.full_at is None or now - state.full_at > pace().watch_full
@@ -106,7 +106,7 @@ def _servers(cloud: Cloud, state: Watch, now: datetime) -> Mapping[UUID, Server]
         unanswered(error)
         Watch.objects.update(due_at=Now() + pace().watch_busy)
         return {}
-    pacing.answered(gate, {Service.KEYSTONE, Service.NOVA})
+    pacing.answered(gate, pacing.FOR_ALL)
     differing = _differing(changes.servers, full=full)
     up = {one: server for one, server in differing.items() if server is not None}
     woken = _wake([one for one in differing if one not in up])
